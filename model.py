@@ -1,0 +1,170 @@
+"""The network and its contract: what goes in, what comes out, and how a saved one is loaded.
+
+Faces are uint8 gray, 0..255, shape (n, 48, 48, 1); the network scales them itself, so that training and
+live use cannot disagree. Probabilities come out in the order of `EMOTIONS`, which are Kaggle's codes 0..6.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+IMAGE_SIZE = 48  # pixels, width and height
+BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the CNN
+
+
+class ModelError(ValueError):
+    """A model file that cannot be used; the message says why and what to do."""
+
+
+def build_model(dropout: float = 0.1, dtype: str = "float32"):
+    """Return an untrained plain CNN: four convolution blocks and a dense layer, softmax over the seven emotions.
+
+    97 million multiply-adds a face, 1.8 million parameters. `dtype` is a Keras dtype policy, "float32" or
+    "mixed_bfloat16"; the probabilities are float32 in both. `dropout` is that of the blocks, which drop whole
+    channels (neighbouring pixels of one channel say the same); the dense layers drop half of their inputs.
+    """
+    import keras
+    from keras import layers
+
+    faces = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1), name="faces")  # 0..255
+    x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
+    for filters, convolutions in BLOCKS:  # (n, 24, 24, 32), (n, 12, 12, 64), (n, 6, 6, 128), (n, 3, 3, 256)
+        for i in range(convolutions):
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=dtype)(
+                x
+            )
+            if i == convolutions - 1:
+                # Pooling after ReLU gives the same maximum; pooling first leaves a quarter of the pixels to normalise.
+                x = layers.MaxPooling2D(dtype=dtype)(x)
+            x = layers.BatchNormalization(dtype=dtype)(x)
+            x = layers.ReLU(dtype=dtype)(x)
+        x = layers.SpatialDropout2D(dropout, dtype=dtype)(x)
+    x = layers.Flatten(dtype=dtype)(x)  # (n, 2304)
+    x = layers.Dropout(0.5, dtype=dtype)(x)
+    x = layers.Dense(256, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x)
+    x = layers.BatchNormalization(dtype=dtype)(x)
+    x = layers.ReLU(dtype=dtype)(x)
+    x = layers.Dropout(0.5, dtype=dtype)(x)
+    probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
+    return keras.Model(faces, probabilities, name="cnn")
+
+
+def count_multiply_adds(model) -> int:
+    """Return the multiply-adds of one face's way through the convolution and dense layers of a Keras model."""
+    import keras
+
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            _, height, width, _ = layer.output.shape
+            total += height * width * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
+
+
+class Classifier:
+    """A loaded network. `description` is what `best_model.json` says of it, or an empty dict."""
+
+    def __init__(self, model, description: dict):
+        import keras
+
+        self.model = model
+        self.description = description
+        self._predict = lambda faces: keras.ops.convert_to_numpy(model(faces, training=False))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
+            signature = [tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)]
+            traced = tf.function(lambda faces: model(tf.cast(faces, tf.float32), training=False), signature)
+            self._predict = lambda faces: traced(faces).numpy()
+
+    def probabilities(self, faces: np.ndarray) -> np.ndarray:
+        """Return float32 (n, 7), rows summing to 1, for uint8 faces (n, 48, 48, 1), 0..255; n may be 0."""
+        if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 1):
+            raise ValueError(f"faces must be uint8 (n, 48, 48, 1), these are {faces.dtype} {faces.shape}.")
+        if len(faces) == 0:
+            return np.zeros((0, len(EMOTIONS)), np.float32)
+        return self._predict(faces)
+
+
+def load_classifier(path) -> Classifier:
+    """Load a `.keras` file in safe mode, ready for `probabilities(faces)`.
+
+    Raises `ModelError` where the file is missing, of another format, damaged, carries code, does not take
+    (n, 48, 48, 1) faces to seven probabilities, or is contradicted by the `.json` beside it.
+    """
+    path = Path(path)
+    description = _read_description(path.with_suffix(".json"))
+    _refuse_unsafe(path)
+    import keras
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{path} cannot be loaded ({reason}). Train a new one with: python train.py") from error
+    expected = ((None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS)))
+    if (model.input_shape, model.output_shape) != expected:
+        raise ModelError(
+            f"{path} takes {model.input_shape} to {model.output_shape}; this program needs a network from "
+            f"{expected[0]} to {expected[1]}, as train.py makes it."
+        )
+    return Classifier(model, description)
+
+
+def _read_description(path: Path) -> dict:
+    """Return what the `.json` beside a model says, {} where there is none; refuse one that contradicts the contract."""
+    if not path.is_file():
+        return {}
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is no description of a model ({error}). Delete it or train again.") from error
+    if labels != list(EMOTIONS) or pixel_range != [0, 255]:
+        raise ModelError(
+            f"{path} says labels {labels} and pixels {pixel_range}, but this program gives {list(EMOTIONS)} and "
+            "pixels 0 to 255. Use a model made by this train.py, or delete the description if it is wrong."
+        )
+    return description
+
+
+def _refuse_unsafe(path: Path) -> None:
+    """Raise `ModelError` unless the file is a `.keras` archive that names Keras's own layers and nothing else.
+
+    Keras's safe mode refuses code as well; looking first gives a clear sentence, and does not import anything.
+    """
+    if not path.is_file():
+        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH")
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"{path} is not a .keras file. Other formats (.h5, pickles) can run code when they are opened and are "
+            "refused; make a model with: python train.py --data PATH"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is damaged ({error}). Train a new one with: python train.py") from error
+    for part in _walk(config):
+        module = part.get("module")
+        custom = module is not None and not (module == "builtins" or module.split(".")[0] == "keras")
+        if custom or part.get("class_name") in ("Lambda", "__lambda__"):
+            raise ModelError(
+                f"{path} carries code ({part.get('class_name')}) and is refused. Use built-in layers only."
+            )
+
+
+def _walk(config):
+    """Yield every dict inside a nested configuration."""
+    if isinstance(config, dict):
+        yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _walk(value)
