@@ -155,9 +155,7 @@ def _refuse_unsafe(path: Path) -> None:
         module = part.get("module")
         custom = module is not None and not (module == "builtins" or module.split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):
-            raise ModelError(
-                f"{path} carries code ({part.get('class_name')}) and is refused. Use built-in layers only."
-            )
+            raise ModelError(f"{path} carries code ({part.get('class_name')}) and is refused: built-in layers only.")
 
 
 def _walk(config):

@@ -1,0 +1,382 @@
+"""FER-2013 on disk -> checked arrays -> augmented batches.
+
+`load_fer2013` reads every layout the data set is handed out in; `make_batches` shuffles, batches and augments.
+"""
+
+import gzip
+import hashlib
+import itertools
+import sys
+import time
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from model import EMOTIONS, IMAGE_SIZE
+
+TRAINING, PUBLIC_TEST, PRIVATE_TEST = SPLITS = ("Training", "PublicTest", "PrivateTest")
+PIXELS = IMAGE_SIZE * IMAGE_SIZE
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+VALIDATION_SHARE = 0.1  # of the training part, where the data has no validation part
+VALIDATION_SEED = 2013
+# Folder names as they occur, lower case. Labels come from these names and never from their order: sorted by name,
+# neutral, sad and surprise would trade places.
+EMOTION_FOLDERS = {
+    **{name: code for code, name in enumerate(EMOTIONS)},
+    **{"anger": 0, "disgusted": 1, "fearful": 2, "happiness": 3, "sadness": 4, "surprised": 5},
+}
+SPLIT_FOLDERS = {
+    **{"train": TRAINING, "training": TRAINING, "validation": PUBLIC_TEST, "val": PUBLIC_TEST},
+    **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
+}
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the file, the row or image, and what is wrong."""
+
+
+@dataclass
+class Split:
+    """Faces uint8 (n, 48, 48, 1), 0..255, and their labels uint8 (n,), Kaggle's codes 0..6."""
+
+    faces: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows) -> "Split":
+        return Split(self.faces[rows], self.labels[rows])
+
+
+@dataclass
+class Dataset:
+    """The splits by name ("PrivateTest" may be absent) and what was noticed while reading, a sentence each."""
+
+    source: str
+    splits: dict[str, Split]
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Split:
+        return self.splits[name]
+
+    def counts(self) -> pd.DataFrame:
+        """Return the number of faces by split (rows) and emotion (columns), with their sum."""
+        rows = {name: np.bincount(split.labels, minlength=len(EMOTIONS)) for name, split in self.splits.items()}
+        table = pd.DataFrame(rows, index=list(EMOTIONS)).T
+        return table.assign(all=table.sum(axis=1))
+
+    def summary(self) -> str:
+        """Return the counts and the notes as text to print."""
+        return "\n".join([self.source, self.counts().to_string(), *self.notes])
+
+    def sha256(self) -> str:
+        """Return the hash of all faces and labels, by which a run says what it was trained on."""
+        digest = hashlib.sha256()
+        for name, split in self.splits.items():
+            digest.update(name.encode() + split.labels.tobytes())
+            digest.update(np.ascontiguousarray(split.faces))
+        return digest.hexdigest()
+
+
+def load_fer2013(path) -> Dataset:
+    """Read FER-2013 from a CSV file (also .gz), a folder, or a .zip of either, and check every face of it.
+
+    Understood by content: `fer2013.csv` (emotion, pixels, Usage, in any order), the competition's `train.csv`
+    (emotion, pixels), image folders `train/<emotion>/` and `test/<emotion>/`, and a folder or archive that holds
+    one of these, also one level down. Where there is no validation part, a stratified tenth of Training serves.
+    Raises `DataError` with the first fault, where it is, and how many more there are.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"There is no data at {path}. Give the FER-2013 file or folder with --data PATH.")
+    try:
+        root = zipfile.Path(path) if path.suffix.lower() == ".zip" else path
+        found, kind = _find(root)
+        splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
+    return _checked(Dataset(str(found), splits, notes))
+
+
+def _find(root) -> tuple:
+    """Return (the CSV file, "csv") or (the folder above the splits, "folders"), looking one level down as well."""
+    if root.is_file():
+        if _csv_columns(root) is None:
+            raise DataError(
+                f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
+            )
+        return root, "csv"
+    children = _children(root)
+    for folder in [root, *(child for child in children if child.is_dir())]:
+        tables = [(child, _csv_columns(child)) for child in _children(folder) if child.is_file()]
+        tables = [(child, columns) for child, columns in tables if columns is not None]
+        if tables:  # a table that names its splits says more than train.csv beside it
+            return max(tables, key=lambda table: "usage" in table[1])[0], "csv"
+        if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
+            return folder, "folders"
+    raise DataError(
+        f"Nothing of FER-2013 was found in {root}: expected fer2013.csv, icml_face_data.csv, train.csv, "
+        "or folders train/<emotion>/ and test/<emotion>/."
+    )
+
+
+def _children(folder) -> list:
+    """Return what a folder holds, sorted by name, without hidden files and macOS's shadows of archives."""
+    children = (child for child in folder.iterdir() if not child.name.startswith((".", "__")))
+    return sorted(children, key=lambda child: child.name)
+
+
+def _csv_columns(file) -> list[str] | None:
+    """Return the lower-case column names where a file is a table with emotion and pixels, else None."""
+    if not file.name.lower().endswith((".csv", ".csv.gz")):
+        return None
+    try:
+        with _open(file) as stream:
+            columns = [name.strip().lower() for name in stream.readline(1000).decode("utf-8-sig").split(",")]
+    except (UnicodeDecodeError, gzip.BadGzipFile):
+        return None
+    return columns if {"emotion", "pixels"} <= set(columns) else None
+
+
+def _open(file):
+    """Open a file of a folder or an archive as bytes, unpacking .gz on the way."""
+    stream = file.open("rb")
+    return gzip.open(stream) if file.name.lower().endswith(".gz") else stream
+
+
+class _Faults:
+    """Collects what is wrong with rows or images, to name the first and count the rest."""
+
+    def __init__(self, source):
+        self.source, self.first, self.count = source, "", 0
+
+    def add(self, where: str, what: str) -> None:
+        self.first = self.first or f"{where}: {what}"
+        self.count += 1
+
+    def raise_if_any(self) -> None:
+        if self.count:
+            rest = f" {self.count - 1} more are wrong." if self.count > 1 else ""
+            raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or mend it.")
+
+
+class _Progress:
+    """A line on stderr that counts faces, shown only where reading takes longer than a second."""
+
+    def __init__(self):
+        self.start = self.shown = time.monotonic()
+
+    def show(self, count: int) -> None:
+        now = time.monotonic()
+        if now - self.start > 1 and now - self.shown > 0.2:
+            self.shown = now
+            print(f"\rReading faces: {count:,}", end="", file=sys.stderr, flush=True)
+
+    def close(self, count: int) -> None:
+        if self.shown > self.start:
+            print(f"\rReading faces: {count:,}", file=sys.stderr)
+
+
+def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
+    faults, progress = _Faults(file), _Progress()
+    faces, labels, usages = [], [], []
+    row = 1  # as an editor counts, the header being row 1
+    try:
+        # Everything as text: pandas would turn damaged numbers into floats or NaN without a word.
+        reader = pd.read_csv(
+            stream := _open(file), dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048,
+            encoding="utf-8-sig",
+        )  # fmt: skip
+        with stream, reader, warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # how NumPy says that text is no number
+            for chunk in reader:
+                chunk.columns = [name.strip().lower() for name in chunk.columns]
+                usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
+                for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
+                    row += 1
+                    face, label, fault = _parse_row(emotion.strip(), pixels, name.strip())
+                    if fault:
+                        faults.add(f"row {row}", fault)
+                    else:
+                        faces.append(face)
+                        labels.append(label)
+                        usages.append(name.strip())
+                progress.show(row - 1)
+    except (pd.errors.ParserError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
+    progress.close(row - 1)
+    faults.raise_if_any()
+    return _split(faces, labels, usages), []
+
+
+def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None, int, str]:
+    """Return the face uint8 (48, 48, 1), its label, and "", or what is wrong with the row."""
+    if usage not in SPLITS:
+        return None, 0, f"Usage is {usage!r}, not one of {', '.join(SPLITS)}"
+    if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
+        return None, 0, f"emotion is {emotion!r}, not a whole number from 0 to 6"
+    try:
+        face = np.fromstring(pixels, dtype=np.int32, sep=" ")  # parsed wide: as uint8, 300 would become 44
+    except (DeprecationWarning, ValueError):
+        return None, 0, "pixels holds something that is not a whole number"
+    if len(face) != PIXELS:
+        return None, 0, f"{len(face)} pixels instead of {PIXELS}"
+    if face.min() < 0 or face.max() > 255:
+        return None, 0, f"a pixel is {face.min() if face.min() < 0 else face.max()}, outside 0 to 255"
+    return face.astype(np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 1), int(emotion), ""
+
+
+def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
+    faults, progress = _Faults(root), _Progress()
+    faces, labels, usages = [], [], []
+    for split_folder in _children(root):
+        usage = SPLIT_FOLDERS.get(split_folder.name.lower())
+        if usage is None or not split_folder.is_dir():
+            continue
+        for folder in (child for child in _children(split_folder) if child.is_dir()):
+            label = EMOTION_FOLDERS.get(folder.name.lower())
+            if label is None:
+                raise DataError(
+                    f"{root}: the folder {split_folder.name}/{folder.name} is none of the seven emotions "
+                    f"({', '.join(EMOTIONS)}). Rename or remove it."
+                )
+            for file in _children(folder):
+                if not file.name.lower().endswith(IMAGE_SUFFIXES):
+                    continue
+                face = _decode(file.read_bytes())
+                if face is None:
+                    faults.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
+                    continue
+                faces.append(face)
+                labels.append(label)
+                # Image releases mix both official halves in test/; the file names still tell them apart.
+                usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
+                progress.show(len(faces))
+    progress.close(len(faces))
+    faults.raise_if_any()
+    return _split(faces, labels, usages), []
+
+
+def _decode(content: bytes) -> np.ndarray | None:
+    """Return an encoded image of any size and colour as uint8 (48, 48, 1), or None where it is none."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
+    if image is None:
+        return None
+    if image.shape != (IMAGE_SIZE, IMAGE_SIZE):
+        image = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+    return image[:, :, None]
+
+
+def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
+    everything = Split(np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1), np.array(labels, np.uint8))
+    usages = np.array(usages)
+    return {name: everything[usages == name] for name in SPLITS if (usages == name).any()}
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """Leave constant training images out, see that every split and class is there, count copies across splits."""
+    if TRAINING not in dataset.splits:
+        raise DataError(f"{dataset.source} has no training faces. Use the whole data set.")
+    training = dataset[TRAINING]
+    pixels = training.faces.reshape(len(training), -1)
+    constant = pixels.min(axis=1) == pixels.max(axis=1)
+    if constant.any():
+        dataset.splits[TRAINING] = training = training[~constant]
+        dataset.notes.append(f"{constant.sum()} constant images were left out of Training.")
+    missing = [EMOTIONS[code] for code in range(len(EMOTIONS)) if not (training.labels == code).any()]
+    if missing:
+        raise DataError(f"{dataset.source} has no training face of: {', '.join(missing)}. Use the whole data set.")
+    if PUBLIC_TEST not in dataset.splits:
+        chosen = stratified(training.labels, VALIDATION_SHARE, VALIDATION_SEED)
+        if len(chosen) == 0:
+            raise DataError(f"{dataset.source} has too few faces to set a tenth aside for validation.")
+        rest = np.setdiff1d(np.arange(len(training)), chosen)
+        parts = dataset.splits | {TRAINING: training[rest], PUBLIC_TEST: training[chosen]}
+        dataset.splits = {name: parts[name] for name in SPLITS if name in parts}
+        dataset.notes.append(
+            f"No validation part: a stratified tenth of Training ({len(chosen):,} faces) serves as PublicTest."
+        )
+    dataset.notes += _copies(dataset)
+    return dataset
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return the sorted rows of a seeded sample that holds `share` (0..1) of every class, at most all but one."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for code in np.unique(labels):
+        of_class = np.flatnonzero(labels == code)
+        count = min(round(share * len(of_class)), len(of_class) - 1)
+        rows.append(generator.choice(of_class, count, replace=False))
+    return np.sort(np.concatenate(rows))
+
+
+def _copies(dataset: Dataset) -> list[str]:
+    """Return a sentence for each pair of splits that share faces, byte by byte."""
+    faces = {name: {face.tobytes() for face in split.faces} for name, split in dataset.splits.items()}
+    notes = []
+    for first, second in itertools.combinations(dataset.splits, 2):
+        count = sum(face.tobytes() in faces[first] for face in dataset[second].faces)
+        if count:
+            notes.append(f"{count} faces of {second} are exact copies of faces in {first}.")
+    return notes
+
+
+@dataclass
+class Augmentation:
+    """How far a training face may be changed; every value is drawn evenly from its range."""
+
+    rotation_degrees: float = 30.0  # from minus to plus
+    zoom: float = 0.2  # a face becomes up to this share larger or smaller
+    shift: float = 0.1  # of the width and of the height
+    flip: bool = True  # mirrors half of the faces
+
+
+def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation):
+    """Return the faces (n, 48, 48, 1), rotated, zoomed, shifted and mirrored at random, float32, 0..255.
+
+    The chance comes from NumPy, so that a seed means the same on every Keras backend; the pixels are moved by
+    `keras.ops` in one call a batch, bilinear, the border continued outwards.
+    """
+    import keras
+
+    n = len(faces)
+    angle = np.deg2rad(generator.uniform(-settings.rotation_degrees, settings.rotation_degrees, n))
+    zoom = generator.uniform(1 - settings.zoom, 1 + settings.zoom, n)
+    shift_x, shift_y = generator.uniform(-settings.shift, settings.shift, (2, n)) * IMAGE_SIZE
+    mirror = np.where(generator.random(n) < 0.5, -1, 1) if settings.flip else np.ones(n)
+    # From an output pixel back to its place in the input: about the centre, mirrored, turned, scaled, then shifted.
+    cosine, sine, centre = np.cos(angle) / zoom, np.sin(angle) / zoom, (IMAGE_SIZE - 1) / 2
+    a0, a1, b0, b1 = mirror * cosine, -sine, mirror * sine, cosine
+    a2 = centre + shift_x - (a0 + a1) * centre
+    b2 = centre + shift_y - (b0 + b1) * centre
+    transforms = np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype(np.float32)  # (n, 8)
+    return keras.ops.image.affine_transform(
+        faces.astype(np.float32), transforms, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
+    )
+
+
+def one_hot(labels: np.ndarray) -> np.ndarray:
+    """Return float32 (n, 7) for Kaggle's codes (n,)."""
+    return np.eye(len(EMOTIONS), dtype=np.float32)[labels]
+
+
+def make_batches(split: Split, batch_size: int, seed: int, augmentation: Augmentation | None, first_epoch: int = 0):
+    """Yield batches (faces (n, 48, 48, 1), one-hot labels (n, 7)) for ever, every epoch in a new order.
+
+    Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees
+    what an uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
+    """
+    for epoch in itertools.count(first_epoch):
+        generator = np.random.default_rng((seed, epoch))
+        order = generator.permutation(len(split))
+        for start in range(0, len(split), batch_size):
+            batch = split[order[start : start + batch_size]]
+            faces = batch.faces if augmentation is None else augment(batch.faces, generator, augmentation)
+            yield np.asarray(faces, np.float32), one_hot(batch.labels)

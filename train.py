@@ -1,0 +1,357 @@
+"""Train the network on FER-2013 and write best_model.keras.
+
+python train.py --data PATH      PATH: fer2013.csv, a folder with it or with train/ and test/, or Kaggle's .zip
+python train.py --resume         go on with the latest run after Ctrl-C, a crash or a power cut
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+RUNS = Path("runs")
+BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
+NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
+    https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
+    https://www.kaggle.com/datasets/msambare/fer2013
+Download it and run: python train.py --data PATH   (the .zip as it is, a .csv, or the unpacked folder)"""
+
+
+class TrainError(Exception):
+    """Something the user can mend; the message says what is wrong and what to do."""
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train the emotion network on FER-2013 and write best_model.keras.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
+    data.add_argument("--fraction", type=_share, default=1.0, help="share of the training faces, for a quick try")
+    data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=_count, default=50, help="passes over the training faces, at most")
+    training.add_argument("--batch-size", type=_count, default=64, help="faces a step")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="Adam's rate at the start")
+    training.add_argument("--patience", type=_count, default=10, help="epochs without better validation loss to stop")
+    training.add_argument("--seed", type=int, default=0, help="fixes weights, order and augmentation")
+    training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, default=Path(BEST), help="where a finished training puts its model")
+    output.add_argument(
+        "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
+        help="go on with this run folder, the latest by default, with the options it was started with",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from data import DataError
+
+    try:
+        run, args, state = open_run(args)
+        return train(run, args, state)
+    except (DataError, TrainError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
+    """Return the run folder, its arguments and its state: of the run to resume, else new ones and {}."""
+    if args.resume is None:
+        check_output(args.output)
+        args.data = args.data or find_data()
+        return None, args, {}
+    run = latest_run() if str(args.resume) == "latest" else args.resume
+    try:
+        saved = json.loads((run / "arguments.json").read_text(encoding="utf-8"))
+        state = json.loads((run / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{run} cannot be resumed: no epoch of it was finished ({error}). Start again.") from error
+    if state["finished"]:
+        raise TrainError(f"{run} is finished; its model is {run / BEST}. Start a new training without --resume.")
+    saved |= {"data": str(args.data or saved["data"])}  # the data may have moved; everything else stays as it was
+    paths = {name: Path(saved[name]) for name in ("data", "output")}
+    args = argparse.Namespace(**saved | paths)
+    check_output(args.output)
+    return run, args, state
+
+
+def latest_run() -> Path:
+    runs = sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise TrainError("There is no run to resume in runs/. Start one with: python train.py --data PATH")
+    return runs[-1].parent
+
+
+def find_data() -> Path:
+    for folder in (Path("data"), Path("fer2013")):
+        if folder.is_dir() and any(folder.iterdir()):
+            return folder
+    raise TrainError(NO_DATA)
+
+
+def check_output(output: Path) -> None:
+    """See before the training, not after it, that its model can be written."""
+    if output.suffix != ".keras":
+        raise TrainError(f"--output {output} must end in .keras.")
+    if not output.parent.is_dir():
+        raise TrainError(f"The folder {output.parent} does not exist. Make it, or choose another --output.")
+    if not os.access(output.parent, os.W_OK):
+        raise TrainError(f"The folder {output.parent} is not writable. Choose another --output.")
+
+
+def train(run: Path | None, args, state: dict) -> int:
+    import data
+
+    dataset = data.load_fer2013(args.data)
+    print(dataset.summary())
+    sha256 = dataset.sha256()
+    if state and state["data_sha256"] != sha256:
+        raise TrainError(f"The data at {args.data} is not what {run} was trained on. Point --data to that.")
+    training, validation = dataset[data.TRAINING], dataset[data.PUBLIC_TEST]
+    if args.fraction < 1:
+        training = training[data.stratified(training.labels, args.fraction, args.seed)]
+        print(f"Training on {len(training):,} of the faces.")
+
+    import keras
+
+    from model import build_model
+
+    keras.utils.set_random_seed(args.seed)
+    if state:
+        model = keras.saving.load_model(run / state["backup"])
+    else:
+        run = new_run(args)
+        model = build_model(dtype="mixed_bfloat16" if args.mixed_precision else "float32")
+        model.compile(
+            optimizer=keras.optimizers.Adam(args.learning_rate),
+            loss="categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    print(f"{model.count_params():,} parameters, {len(training):,} training and {len(validation):,} validation faces")
+    print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
+
+    first_epoch = state.get("epochs", 0)
+    augmentation = None if args.no_augmentation else data.Augmentation()
+    try:
+        if not state.get("stopped"):
+            model.fit(
+                data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch),
+                steps_per_epoch=-(-len(training) // args.batch_size),
+                epochs=args.epochs,
+                initial_epoch=first_epoch,
+                validation_data=(validation.faces, data.one_hot(validation.labels)),
+                validation_batch_size=256,
+                callbacks=make_callbacks(run, args, state, sha256),
+                shuffle=False,  # make_batches has done it
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+    except KeyboardInterrupt:
+        return interrupted(run)
+    return finish(run, args, dataset, len(training), sha256)
+
+
+def new_run(args) -> Path:
+    """Make runs/<time>/ and note the arguments in it."""
+    run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
+    while run.exists():
+        run = run.with_name(run.name + "_")
+    run.mkdir(parents=True)
+    saved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    (run / "arguments.json").write_text(json.dumps(saved, indent=2), encoding="utf-8")
+    return run
+
+
+def make_callbacks(run: Path, args, state: dict, sha256: str) -> list:
+    """Return Keras's callbacks and, last, the one that keeps the run's files whole and their state for a resume."""
+    from keras import callbacks
+
+    checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
+    stopping = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
+    plateau = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, min_lr=1e-5, verbose=1)
+    trim_history(run / "history.csv", state.get("epochs", 0))
+    history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
+    counters = {"best": checkpoint, "stopping": stopping, "plateau": plateau}
+    return [checkpoint, stopping, plateau, history, make_run_keeper(run, state, counters, sha256)]
+
+
+def trim_history(path: Path, epochs: int) -> None:
+    """Drop the lines of epochs that a crash left in the history but not in the backup."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+
+
+def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
+    """Return the callback that, after every epoch, puts the best model in place, draws the curves, backs up.
+
+    Each file is written beside its place and then moved there, so that a kill at any moment leaves the old or the
+    new one whole; `state.json`, moved last, names the backup it belongs to.
+    """
+    import keras
+    import pandas as pd
+
+    from evaluate import draw_curves
+
+    kept = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
+
+    class RunKeeper(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):  # after the others, which have just reset themselves
+            for name, values in state.get("counters", {}).items():
+                for key, value in values.items():
+                    setattr(counters[name], key, value)
+
+        def on_epoch_end(self, epoch, logs=None):
+            if (run / BEST_PARTIAL).exists():
+                save_float32(self.model, run / BEST_PARTIAL)
+                (run / BEST_PARTIAL).replace(run / BEST)
+            draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
+            self.back_up(epoch + 1)
+
+        def back_up(self, epochs: int):
+            backup = f"backup-{epochs:03d}.keras"
+            self.model.save(run / backup)
+            new = {
+                "epochs": epochs,
+                "backup": backup,
+                "stopped": bool(self.model.stop_training),
+                "finished": False,
+                "data_sha256": sha256,
+                "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in kept},
+            }
+            write_json(run / STATE, new)
+            for old in run.glob("backup-*.keras"):
+                if old.name != backup:
+                    old.unlink()
+
+    return RunKeeper()
+
+
+def save_float32(model, path: Path) -> None:
+    """Replace a mixed-precision file by its float32 twin, which runs everywhere; leave others as they are."""
+    if model.layers[1].dtype_policy.name != "float32":
+        from model import build_model
+
+        twin = build_model()
+        twin.set_weights(model.get_weights())
+        twin.save(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file in one step: whole or not at all."""
+    partial = path.with_suffix(".partial.json")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def interrupted(run: Path) -> int:
+    """Say what an interrupted run leaves and how to go on; the exit status is that of Ctrl-C."""
+    if (run / STATE).exists():
+        print(f"\nStopped. The best model so far is {run / BEST}, the curves are {run / 'curves.png'}.")
+        print(f"Go on with:  python train.py --resume {run}")
+        print(f"Try it with: python main.py --model {run / BEST}")
+    else:
+        print("\nStopped before the first epoch was finished; nothing is kept.")
+        shutil.rmtree(run)
+    return 130
+
+
+def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
+    """Score the best model on PublicTest, describe it, and put it in its place."""
+    from data import PUBLIC_TEST
+    from evaluate import draw_confusion, score, score_table
+    from model import load_classifier
+
+    (run / BEST).with_suffix(".json").unlink(missing_ok=True)
+    classifier = load_classifier(run / BEST)
+    validation = dataset[PUBLIC_TEST]
+    probabilities = classifier.probabilities(validation.faces)
+    scores = score(validation.labels, probabilities)
+    title = f"{PUBLIC_TEST}, n = {scores['n']:,}, accuracy {scores['accuracy']:.2%} (single crop)"
+    draw_confusion(validation.labels, probabilities, title, run / "confusion.png")
+    description = describe(classifier.model, run, args, dataset, training_count, sha256, scores)
+    write_json((run / BEST).with_suffix(".json"), description)
+    print(f"\n{title}\n{score_table(scores)}\nFigures: {run / 'curves.png'}, {run / 'confusion.png'}")
+    if args.fraction < 1:
+        print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
+    else:
+        publish(run / BEST, args.output)
+        print(f"{args.output} is ready: python main.py")
+    write_json(run / STATE, json.loads((run / STATE).read_text(encoding="utf-8")) | {"finished": True})
+    for backup in run.glob("backup-*.keras"):
+        backup.unlink()
+    return 0
+
+
+def describe(model, run: Path, args, dataset, training_count: int, sha256: str, scores: dict) -> dict:
+    """Return what `best_model.json` says: the contract, how the model came about, what it scores."""
+    import platform
+    from importlib import metadata
+
+    import keras
+    import numpy as np
+    import pandas as pd
+
+    from model import EMOTIONS, count_multiply_adds
+
+    history = pd.read_csv(run / "history.csv")
+    backend = keras.backend.backend()
+    arguments = {name: value for name, value in vars(args).items() if name not in ("data", "output", "resume")}
+    return {
+        "labels": list(EMOTIONS),
+        "pixel_range": [0, 255],
+        "input": "uint8 gray faces (n, 48, 48, 1)",
+        "parameters": model.count_params(),
+        "multiply_adds": count_multiply_adds(model),
+        "training": {
+            "arguments": arguments,
+            "epochs": len(history),
+            "best_epoch": int(history["val_accuracy"].idxmax()) + 1,
+            "faces": training_count,
+            "data": dataset.counts()["all"].to_dict(),
+            "data_sha256": sha256,
+            "versions": {
+                "python": platform.python_version(),
+                "keras": keras.__version__,
+                backend: metadata.version(backend),
+                "numpy": np.__version__,
+            },
+        },
+        "scores": {"split": "PublicTest", "protocol": "single crop", **scores},
+    }
+
+
+def publish(best: Path, output: Path) -> None:
+    """Replace the model and its description in one step each; keep what stood there as *.previous.*."""
+    for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
+        previous = old.with_name(f"{old.stem}.previous{old.suffix}")
+        partial = old.with_name(f"{old.stem}.partial{old.suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(old, partial)
+            partial.replace(previous)
+        shutil.copyfile(new, partial)
+        partial.replace(old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
