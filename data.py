@@ -120,6 +120,9 @@ def _find(root) -> tuple:
             return max(tables, key=lambda table: "usage" in table[1])[0], "csv"
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
             return folder, "folders"
+    for child in children:
+        if child.name.lower().endswith(".zip") and isinstance(child, Path):
+            return _find(zipfile.Path(child))
     raise DataError(
         f"Nothing of FER-2013 was found in {root}: expected fer2013.csv, icml_face_data.csv, train.csv, "
         "or folders train/<emotion>/ and test/<emotion>/."

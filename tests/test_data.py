@@ -1,0 +1,254 @@
+"""FER-2013 in every layout, every way it can be damaged, and what augmentation does to it."""
+
+import gzip
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from made_data import SPLITS, make_rows, write_csv, write_folders, zip_up
+
+import data
+from data import Augmentation, DataError, augment, load_fer2013, make_batches
+from model import EMOTIONS
+
+ROWS = make_rows()
+
+
+def gzipped(path):
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return packed
+
+
+LAYOUTS = {
+    "fer2013.csv": lambda tmp: write_csv(tmp / "fer2013.csv", ROWS),
+    "fer2013.csv.gz": lambda tmp: gzipped(write_csv(tmp / "fer2013.csv", ROWS)),
+    "icml_face_data.csv": lambda tmp: write_csv(tmp / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", "),
+    "a folder with the csv": lambda tmp: write_csv(tmp / "any name.csv", ROWS).parent,
+    "the csv one level down": lambda tmp: write_csv(tmp / "archive" / "fer2013.csv", ROWS).parent.parent,
+    "image folders": lambda tmp: write_folders(tmp / "images", ROWS),
+    "image folders one level down": lambda tmp: write_folders(tmp / "images", ROWS).parent,
+    "other names": lambda tmp: write_folders(
+        tmp, ROWS, ("Anger", "DISGUST", "Fear", "happiness", "Sadness", "surprised", "Neutral"),
+    ),
+    "a folder a split": lambda tmp: write_folders(tmp, ROWS, splits=SPLITS, prefixes=False),
+    "zip of the csv": lambda tmp: zip_up(tmp / "a.zip", write_csv(tmp / "in" / "fer2013.csv", ROWS).parent),
+    "a folder with the zip": lambda tmp: zip_up(tmp / "a.zip", write_csv(tmp / "in" / "x.csv", ROWS).parent).parent,
+    "zip of the folders": lambda tmp: zip_up(tmp / "a.zip", write_folders(tmp / "in", ROWS)),
+    "zip of a folder of folders": lambda tmp: zip_up(
+        tmp / "a.zip", write_folders(tmp / "in" / "fer2013", ROWS).parent
+    ),
+}  # fmt: skip
+
+
+def sorted_faces(faces, labels):
+    return sorted((int(label), face.tobytes()) for face, label in zip(faces, labels, strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_faces_and_labels(layout, tmp_path):
+    path = LAYOUTS[layout](tmp_path)
+    if (tmp_path / "in").exists():
+        shutil.rmtree(tmp_path / "in")
+    files = sorted(tmp_path.rglob("*"))
+    dataset = load_fer2013(path)
+    for usage in SPLITS:
+        expected = [(label, face) for label, face, name in ROWS if name == usage]
+        split = dataset[usage]
+        assert split.faces.shape == (len(expected), 48, 48, 1)
+        assert split.faces.dtype == np.uint8
+        labels, faces = zip(*expected, strict=True)
+        assert sorted_faces(split.faces, split.labels) == sorted_faces(faces, labels)
+    assert sorted(tmp_path.rglob("*")) == files  # nothing unpacked beside it
+
+
+def test_the_table_that_names_its_splits_is_preferred(tmp_path):
+    write_csv(tmp_path / "a.csv", ROWS[:70], ("emotion", "pixels"))
+    write_csv(tmp_path / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", ")
+    (tmp_path / "test.csv").write_text("pixels\n1 2 3\n", encoding="utf-8")
+    assert set(load_fer2013(tmp_path).splits) == set(SPLITS)
+
+
+def test_train_csv_alone_sets_a_stratified_tenth_aside(tmp_path):
+    path = write_csv(tmp_path / "train.csv", make_rows((20, 0, 0)), ("emotion", "pixels"))
+    dataset = load_fer2013(path)
+    assert np.bincount(dataset["PublicTest"].labels).tolist() == [2] * 7
+    assert np.bincount(dataset["Training"].labels).tolist() == [18] * 7
+    assert "stratified tenth" in dataset.summary()
+    again = load_fer2013(path)
+    assert np.array_equal(again["PublicTest"].faces, dataset["PublicTest"].faces)
+
+
+def test_a_test_folder_without_official_names_serves_as_public_test(tmp_path):
+    dataset = load_fer2013(write_folders(tmp_path, ROWS, prefixes=False))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"Training": 70, "PublicTest": 28}
+
+
+def test_images_of_any_size_and_colour_become_48_gray(tmp_path):
+    write_folders(tmp_path, ROWS)
+    image = np.full((96, 80, 3), 90, np.uint8)
+    image[:48] = 200
+    cv2.imwrite(str(tmp_path / "train" / "sad" / "big.jpg"), image)
+    sad = load_fer2013(tmp_path)["Training"]
+    face = next(face for face in sad.faces if face[0, 0, 0] > 195 and face[-1, -1, 0] < 95 and np.ptp(face[0]) < 5)
+    assert abs(int(face[5].mean()) - 200) < 3
+    assert abs(int(face[-5].mean()) - 90) < 3
+
+
+def test_constant_faces_leave_training_only_and_copies_are_counted(tmp_path):
+    constant = np.full((48, 48), 7, np.uint8)
+    extra = [(0, constant, "Training"), (1, constant, "PublicTest"), (2, ROWS[0][1], "PublicTest")]
+    dataset = load_fer2013(write_csv(tmp_path / "fer2013.csv", ROWS + extra))
+    assert len(dataset["Training"]) == 70
+    assert len(dataset["PublicTest"]) == 16
+    assert "1 constant images were left out of Training" in dataset.summary()
+    assert "1 faces of PublicTest are exact copies of faces in Training" in dataset.summary()
+
+
+def replace_cell(column, value, row=3):
+    def damage(tmp):
+        path = write_csv(tmp / "fer2013.csv", ROWS)
+        lines = path.read_text().split("\n")
+        cells = lines[row - 1].split(",")
+        cells[column] = value
+        path.write_text("\n".join([*lines[: row - 1], ",".join(cells), *lines[row:]]))
+        return path
+
+    return damage
+
+
+def pixels(first="0", count=2304):
+    return " ".join([first] + ["0"] * (count - 1))
+
+
+def with_file(name, content=b"no image", make=lambda tmp: write_folders(tmp, ROWS)):
+    def damage(tmp):
+        make(tmp)
+        (tmp / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp / name).write_bytes(content)
+        return tmp
+
+    return damage
+
+
+def two_wrong_rows(tmp):
+    rows = [ROWS[0], (9, ROWS[1][1], "Training"), (8, ROWS[2][1], "Training"), *ROWS[3:]]
+    return write_csv(tmp / "fer2013.csv", rows)
+
+
+def truncated_gzip(tmp):
+    path = gzipped(write_csv(tmp / "fer2013.csv", ROWS))
+    path.write_bytes(path.read_bytes()[:-20000])
+    return path
+
+
+DAMAGES = {
+    "missing": (lambda tmp: tmp / "nowhere.csv", "There is no data at"),
+    "empty folder": (lambda tmp: tmp, "Nothing of FER-2013 was found"),
+    "another table": (with_file("x.csv", b"a,b\n1,2\n", lambda tmp: None), "Nothing of FER-2013"),
+    "too bright": (replace_cell(1, pixels("300")), "row 3: a pixel is 300, outside 0 to 255"),
+    "negative": (replace_cell(1, pixels("-1")), "row 3: a pixel is -1"),
+    "a fraction": (replace_cell(1, pixels("1.5")), "row 3: pixels holds something that is not a whole number"),
+    "a word": (replace_cell(1, pixels("x")), "row 3: pixels holds something"),
+    "too few": (replace_cell(1, pixels(count=2303)), "row 3: 2303 pixels instead of 2304"),
+    "no pixels": (replace_cell(1, ""), "row 3"),
+    "label 7": (replace_cell(0, "7"), "row 3: emotion is '7'"),
+    "label nothing": (replace_cell(0, ""), "row 3: emotion is ''"),
+    "usage": (replace_cell(2, "Test"), "row 3: Usage is 'Test'"),
+    "row short": (lambda tmp: replace_cell(1, "")(tmp), "row 3"),
+    "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 1 more are wrong"),
+    "broken image": (with_file("train/happy/a.png"), "image train/happy/a.png: cannot be decoded"),
+    "empty image": (with_file("train/happy/a.jpg", b""), "image train/happy/a.jpg: cannot be decoded"),
+    "unknown emotion": (with_file("train/contempt/a.png"), "train/contempt is none of the seven emotions"),
+    "no training": (lambda tmp: write_csv(tmp / "a.csv", make_rows((0, 2, 2))), "has no training faces"),
+    "a class missing": (
+        lambda tmp: write_csv(tmp / "a.csv", [row for row in ROWS if row[0] != 3]), "no training face of: happy",
+    ),
+    "header only": (lambda tmp: write_csv(tmp / "a.csv", []), "no training faces"),
+    "truncated gz": (truncated_gzip, "Download"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_is_refused_in_one_sentence_that_says_where(damage, tmp_path):
+    make, message = DAMAGES[damage]
+    path = make(tmp_path)
+    with pytest.raises(DataError) as error:
+        load_fer2013(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK no")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_fer2013(tmp_path / "a.zip")
+
+
+FACES = np.stack([face for _, face, _ in ROWS[:70]])[..., None]
+
+
+def augmented(faces=FACES, seed=1, **settings):
+    still = {"rotation_degrees": 0, "zoom": 0, "shift": 0, "flip": False}
+    return np.asarray(augment(faces, np.random.default_rng(seed), Augmentation(**still | settings)))
+
+
+def test_augmentation_with_no_strength_changes_nothing():
+    assert np.array_equal(augmented(), FACES)
+
+
+def test_flip_mirrors_about_half_and_leaves_the_rest():
+    result = augmented(flip=True)
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(result, FACES, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(result, FACES, strict=True)])
+    assert (mirrored ^ same).all()
+    assert 20 < mirrored.sum() < 50
+
+
+@pytest.mark.parametrize("strength", [{"rotation_degrees": 30}, {"zoom": 0.2}, {"shift": 0.1}])
+def test_edges_are_filled_from_the_border_and_never_black(strength):
+    bright = np.full_like(FACES, 200)
+    assert np.allclose(augmented(bright, **strength), 200)
+    assert not np.array_equal(augmented(**strength), FACES)
+
+
+def test_strengths_are_kept_and_used_to_the_full():
+    """A vertical bar off the centre, measured afterwards: how far it moved and turned, over many draws."""
+    bar = np.zeros((400, 48, 48, 1), np.uint8)
+    bar[:, 4:44, 22:26] = 255
+    columns = np.arange(48)
+    moved = [float((face.sum(axis=0)[:, 0] * columns).sum() / face.sum()) - 23.5 for face in augmented(bar, shift=0.1)]
+    assert 4.5 < max(np.abs(moved)) <= 4.9
+    turned = []
+    for face in augmented(bar, rotation_degrees=30)[..., 0]:
+        y, x = np.nonzero(face > 128)
+        turned.append(np.degrees(np.arctan(np.polyfit(y, x, 1)[0])))
+    assert 28 < max(turned) < 31
+    assert -31 < min(turned) < -28
+    widths = augmented(bar, zoom=0.2)[:, 24, :, 0].sum(axis=1) / 255
+    assert 3.1 < widths.min() < 3.3
+    assert 4.7 < widths.max() < 4.9
+
+
+def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():
+    split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
+
+    def take(count, **options):
+        batches = make_batches(split, 32, augmentation=None, **options)
+        return [next(batches) for _ in range(count)]
+
+    first = take(6, seed=3)
+    assert [len(faces) for faces, _ in first] == [32, 32, 6, 32, 32, 6]
+    labels = np.concatenate([labels for _, labels in first[:3]]).argmax(axis=1)
+    faces = np.concatenate([faces for faces, _ in first[:3]]).astype(np.uint8)
+    assert sorted_faces(faces, labels) == sorted_faces(split.faces, split.labels)
+    resumed = take(3, seed=3, first_epoch=1)
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(resumed, first[3:], strict=True))
+    assert not np.array_equal(first[0][0], first[3][0])
+    assert not np.array_equal(first[0][0], take(1, seed=4)[0][0])
+
+
+def test_emotion_codes_are_kaggles():
+    assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
