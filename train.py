@@ -220,6 +220,8 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
             for name, values in state.get("counters", {}).items():
                 for key, value in values.items():
                     setattr(counters[name], key, value)
+            for variable, value in zip(dropout_seeds(self.model), state.get("dropout_seeds", []), strict=False):
+                variable.assign(value)
 
         def on_epoch_end(self, epoch, logs=None):
             if (run / BEST_PARTIAL).exists():
@@ -237,6 +239,7 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
                 "stopped": bool(self.model.stop_training),
                 "finished": False,
                 "data_sha256": sha256,
+                "dropout_seeds": [keras.ops.convert_to_numpy(seed).tolist() for seed in dropout_seeds(self.model)],
                 "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in kept},
             }
             write_json(run / STATE, new)
@@ -245,6 +248,11 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
                     old.unlink()
 
     return RunKeeper()
+
+
+def dropout_seeds(model) -> list:
+    """Return the variables that hold where dropout's random numbers stand; a saved model leaves them out."""
+    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
 
 
 def save_float32(model, path: Path) -> None:

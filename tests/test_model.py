@@ -1,0 +1,136 @@
+"""The network's contract: shapes, ranges, what a saved file must be, and what is refused."""
+
+import json
+import pickle
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from model import EMOTIONS, ModelError, build_model, count_multiply_adds, load_classifier
+
+FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    build_model().save(path)
+    return path
+
+
+def copy_with(saved, tmp_path, description=None):
+    path = tmp_path / "model.keras"
+    path.write_bytes(saved.read_bytes())
+    if description is not None:
+        path.with_suffix(".json").write_text(description, encoding="utf-8")
+    return path
+
+
+def test_the_network_is_of_the_promised_size():
+    model = build_model()
+    assert 80e6 < count_multiply_adds(model) < 150e6
+    assert model.count_params() < 3e6
+
+
+def test_a_reloaded_network_predicts_the_same_and_plain_keras_loads_it(saved):
+    probabilities = load_classifier(saved).probabilities(FACES)
+    assert probabilities.shape == (5, 7)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    plain = keras.saving.load_model(saved, compile=False)
+    assert np.allclose(plain.predict(FACES, verbose=0), probabilities, atol=1e-6)
+
+
+def test_any_number_of_faces_goes_through_one_trace(saved):
+    classifier = load_classifier(saved)
+    together = classifier.probabilities(FACES)
+    for n in range(len(FACES) + 1):
+        assert np.allclose(classifier.probabilities(FACES[:n]), together[:n], atol=1e-5)
+
+
+@pytest.mark.parametrize("faces", [FACES.astype(np.float32), FACES[:, :40], FACES[..., 0], FACES[0]])
+def test_faces_of_another_kind_are_refused(saved, faces):
+    with pytest.raises(ValueError, match="uint8"):
+        load_classifier(saved).probabilities(faces)
+
+
+def refused(path, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load_classifier(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_model_is_refused(saved, tmp_path):
+    refused(tmp_path / "best_model.keras", "There is no model at")
+    path = tmp_path / "model.h5"
+    path.write_bytes(saved.read_bytes())
+    refused(path, "not a .keras file")
+    path = tmp_path / "pickle.keras"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    refused(path, "not a .keras file")
+    path = tmp_path / "truncated.keras"
+    path.write_bytes(saved.read_bytes()[:-5000])
+    refused(path, "not a .keras file|damaged")
+    path = tmp_path / "empty.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    refused(path, "damaged")
+
+
+def test_damaged_weights_are_refused(saved, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content[: len(content) // 2] if name.endswith(".h5") else content)
+    refused(path, "cannot be loaded")
+
+
+def test_code_in_a_model_file_is_refused(tmp_path):
+    inputs = keras.Input((48, 48, 1))
+    x = keras.layers.Lambda(lambda x: x * 2)(inputs)
+    outputs = keras.layers.Dense(7)(keras.layers.Flatten()(x))
+    keras.Model(inputs, outputs).save(tmp_path / "lambda.keras")
+    refused(tmp_path / "lambda.keras", "carries code")
+
+
+def test_a_foreign_layer_is_refused_before_anything_is_imported(saved, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["layers"][1] |= {"module": "os", "class_name": "system"}
+                content = json.dumps(config).encode()
+            new.writestr(name, content)
+    refused(path, "carries code")
+
+
+@pytest.mark.parametrize(("size", "classes"), [(64, 7), (48, 8)])
+def test_a_network_of_another_shape_is_refused(tmp_path, size, classes):
+    inputs = keras.Input((size, size, 1))
+    outputs = keras.layers.Dense(classes)(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "other.keras")
+    refused(tmp_path / "other.keras", "this program needs a network from")
+
+
+def test_a_description_beside_the_model_is_read(saved, tmp_path):
+    text = json.dumps({"labels": EMOTIONS, "pixel_range": [0, 255], "scores": {"accuracy": 0.5}})
+    assert load_classifier(copy_with(saved, tmp_path, text)).description["scores"] == {"accuracy": 0.5}
+    assert load_classifier(saved).description == {}
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (json.dumps({"labels": sorted(EMOTIONS)}), "says labels"),
+        (json.dumps({"labels": EMOTIONS, "pixel_range": [0, 1]}), "pixels"),
+        ("not json", "is no description"),
+        ("[]", "is no description"),
+    ],
+)
+def test_a_description_that_contradicts_is_refused(saved, tmp_path, description, message):
+    refused(copy_with(saved, tmp_path, description), message)

@@ -1,0 +1,201 @@
+"""train.py as a user runs it: on a tiny made data set, finished, interrupted, killed, resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from made_data import make_rows, write_csv
+
+import data
+import train
+from evaluate import score
+from model import load_classifier
+
+ROOT = Path(train.__file__).parent
+SCRIPT = ROOT / "train.py"
+OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4"]
+
+
+def run_script(folder, *options, code=None, **kwargs):
+    """Run train.py, or code that imports it, in a folder of its own; return the finished process."""
+    command = [sys.executable, SCRIPT, *options] if code is None else [sys.executable, "-c", code, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170, **kwargs)
+
+
+def made_folder(folder):
+    write_csv(folder / "fer2013.csv", make_rows((8, 4, 2)))
+    return folder
+
+
+def the_run(folder) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which a training of three epochs ran through and replaced a model that stood there."""
+    folder = made_folder(tmp_path_factory.mktemp("finished"))
+    (folder / "best_model.keras").write_bytes(b"an older model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(OPTIONS) == 0
+    return folder
+
+
+def weights(path):
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def assert_same_training(folder, finished):
+    """The same best model, history and scores as the uninterrupted training."""
+    pd.testing.assert_frame_equal(
+        pd.read_csv(the_run(folder) / "history.csv"), pd.read_csv(the_run(finished) / "history.csv")
+    )
+    pairs = zip(weights(folder / "best_model.keras"), weights(finished / "best_model.keras"), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_finished_training_leaves_a_model_its_description_and_figures(finished):
+    run = the_run(finished)
+    assert (finished / "best_model.previous.keras").read_bytes() == b"an older model"
+    history = pd.read_csv(run / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2]
+    description = json.loads((finished / "best_model.json").read_text())
+    public = data.load_fer2013(finished / "fer2013.csv")["PublicTest"]
+    scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
+    assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
+    assert description["scores"]["accuracy"] == pytest.approx(history["val_accuracy"].max())
+    assert description["training"]["best_epoch"] == history["val_accuracy"].idxmax() + 1
+    for figure in ("curves.png", "confusion.png"):
+        assert cv2.imread(str(run / figure)).std() > 5
+    assert not list(run.glob("*partial*"))
+    assert not list(finished.glob("*partial*"))
+
+
+def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finished, tmp_path, monkeypatch):
+    if sys.platform == "win32":
+        pytest.skip("Windows has no SIGINT for one process alone")
+    folder = made_folder(tmp_path)
+    (folder / "best_model.keras").write_bytes(b"an older model")
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *OPTIONS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    output = ""
+    for line in process.stdout:
+        output += line
+        if line.startswith("Epoch 2/3"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "Go on with" in output
+    run = the_run(folder)
+    assert (folder / "best_model.keras").read_bytes() == b"an older model"
+    load_classifier(run / "best_model.keras")
+    assert len(pd.read_csv(run / "history.csv")) == 1
+    monkeypatch.chdir(folder)
+    assert train.main(["--resume"]) == 0
+    assert_same_training(folder, finished)
+
+
+KILLED_WHILE_SAVING = """
+import os, sys
+import keras, train
+save, saved = keras.Model.save, []
+def half_a_save(model, path, *args, **kwargs):
+    save(model, path, *args, **kwargs)
+    saved.append(path.name)
+    if sum(name.startswith(NAME) for name in saved) == 2:
+        with open(path, "r+b") as file:
+            file.truncate(4096)
+        os._exit(9)
+keras.Model.save = half_a_save
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["best_model", "backup"])
+def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name):
+    folder = made_folder(tmp_path)
+    process = run_script(folder, *OPTIONS, code=KILLED_WHILE_SAVING.replace("NAME", repr(name)))
+    assert process.returncode == 9, process.stderr
+    load_classifier(the_run(folder) / "best_model.keras")  # whole
+    monkeypatch.chdir(folder)
+    assert train.main(["--resume"]) == 0
+    assert_same_training(folder, finished)
+
+
+def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    options = ["--fraction", "0.5", "--epochs", "1", "--no-augmentation", "--mixed-precision"]
+    assert train.main(["--data", "fer2013.csv", *options]) == 0
+    run = the_run(folder)
+    assert not (folder / "best_model.keras").exists()
+    assert f"--model {run.relative_to(folder)}" in capsys.readouterr().out
+    model = keras.saving.load_model(run / "best_model.keras", compile=False)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}  # whatever it was trained in
+
+
+def refused(capsys, *options):
+    assert train.main([str(option) for option in options]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "kaggle.com" in refused(capsys)
+    assert "no run to resume" in refused(capsys, "--resume")
+    assert "cannot be resumed" in refused(capsys, "--resume", "runs/nothing")
+    assert "There is no data" in refused(capsys, "--data", "nowhere.csv")
+    csv = finished / "fer2013.csv"
+    assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
+    assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
+    assert not list(tmp_path.iterdir())
+    assert "is finished" in refused(capsys, "--resume", the_run(finished))
+
+
+def test_a_resume_on_other_data_is_refused(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "earlier"
+    run.mkdir(parents=True)
+    (run / "arguments.json").write_bytes((the_run(finished) / "arguments.json").read_bytes())
+    state = json.loads((the_run(finished) / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"finished": False}))
+    other = write_csv(tmp_path / "other.csv", make_rows((8, 4, 2), seed=1))
+    assert "is not what" in refused(capsys, "--resume", run, "--data", other)
+
+
+@pytest.mark.parametrize("options", [["--epochs", "0"], ["--fraction", "2"], ["--nonsense"]])
+def test_impossible_options_end_with_status_2(options):
+    with pytest.raises(SystemExit) as stop:
+        train.main(options)
+    assert stop.value.code == 2
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: print('tensorflow' in sys.modules)"
+    process = run_script(ROOT, code=code)
+    assert process.stdout.endswith("False\n")
+    assert "--resume" in process.stdout
+
+
+@pytest.mark.skipif("FER2013" not in os.environ, reason="the environment variable FER2013 names no data set")
+def test_the_shipped_model_scores_what_it_says():
+    classifier = load_classifier(ROOT / "best_model.keras")
+    public = data.load_fer2013(os.environ["FER2013"])["PublicTest"]
+    scores = score(public.labels, np.concatenate([
+        classifier.probabilities(public.faces[i : i + 256]) for i in range(0, len(public), 256)
+    ]))  # fmt: skip
+    assert scores["accuracy"] == pytest.approx(classifier.description["scores"]["accuracy"], abs=0.002)
