@@ -113,7 +113,7 @@ import keras, train
 save, saved = keras.Model.save, []
 def half_a_save(model, path, *args, **kwargs):
     save(model, path, *args, **kwargs)
-    saved.append(path.name)
+    saved.append(os.path.basename(path))
     if sum(name.startswith(NAME) for name in saved) == 2:
         with open(path, "r+b") as file:
             file.truncate(4096)
