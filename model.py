@@ -4,7 +4,10 @@ Faces are uint8 gray, 0..255, shape (n, 48, 48, 1); the network scales them itse
 live use cannot disagree. Probabilities come out in the order of `EMOTIONS`, which are Kaggle's codes 0..6.
 """
 
+import contextlib
 import json
+import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +20,37 @@ BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of e
 
 class ModelError(ValueError):
     """A model file that cannot be used; the message says why and what to do."""
+
+
+def import_keras():
+    """Import Keras with its backend and return it, without the half screen of notes that TensorFlow's C++ prints.
+
+    No log level silences them, so the process's stderr is closed to them meanwhile; Python's own goes on.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _native_stderr_hidden():
+        import keras
+
+        keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
+    return keras
+
+
+@contextlib.contextmanager
+def _native_stderr_hidden():
+    kept, python_stderr = os.dup(2), sys.stderr
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
+        if python_stderr.fileno() == 2:
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        if sys.stderr is not python_stderr:
+            sys.stderr.close()
+            sys.stderr = python_stderr
 
 
 def build_model(dropout: float = 0.1, dtype: str = "float32"):
@@ -101,8 +135,7 @@ def load_classifier(path) -> Classifier:
     path = Path(path)
     description = _read_description(path.with_suffix(".json"))
     _refuse_unsafe(path)
-    import keras
-
+    keras = import_keras()
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged or unsafe file

@@ -64,7 +64,6 @@ def _share(text: str) -> float:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from data import DataError
 
     try:
@@ -73,6 +72,9 @@ def main(argv=None) -> int:
     except (DataError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
+        print("\nStopped.", file=sys.stderr)
+        return 130
 
 
 def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
@@ -133,10 +135,9 @@ def train(run: Path | None, args, state: dict) -> int:
         training = training[data.stratified(training.labels, args.fraction, args.seed)]
         print(f"Training on {len(training):,} of the faces.")
 
-    import keras
+    from model import build_model, import_keras
 
-    from model import build_model
-
+    keras = import_keras()
     keras.utils.set_random_seed(args.seed)
     if state:
         model = keras.saving.load_model(run / state["backup"])
