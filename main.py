@@ -1,0 +1,449 @@
+"""Show the emotions of everybody in front of a camera, or in a video, a picture or a folder of pictures.
+
+python main.py                       webcam 0
+python main.py --source demo         without a camera
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from array import array
+from collections import Counter, deque
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+TITLE = "Emotion Detector"
+LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label"
+STAGES = ("reading", "detecting", "classifying", "drawing")
+LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
+CERTAIN_MARGIN = 0.05  # an uncertain label has to pass the threshold by so much to become certain
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Show the emotions of everybody in front of a camera, in a video or in pictures.",
+        epilog="Keys in the window: q or Esc quits, space pauses, s saves a snapshot, p shows probabilities, "
+        "m mirrors, h lists the keys.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    group = parser.add_argument_group("input")
+    group.add_argument("--source", default="0", help="camera number, video, picture, folder, stream URL, or demo")
+    group.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="mirror the picture (default: cameras only)",
+        default=argparse.SUPPRESS,
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output", type=Path, metavar="FILE", help="annotated .mp4 or .webm, for a picture .png or .jpg"
+    )
+    group.add_argument("--log", type=Path, metavar="FILE.csv", help="a line for every face in every frame")
+    group.add_argument("--no-window", action="store_true", help="work without a window, as fast as possible")
+    group = parser.add_argument_group("emotions")
+    group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
+    group.add_argument("--threshold", type=_share, default=0.4, help="below this probability the label is uncertain")
+    group.add_argument(
+        "--smoothing", type=_seconds, default=0.3, metavar="SECONDS", help="time constant of a face's label; 0: none"
+    )
+    group.add_argument("--probabilities", action="store_true", help="show the seven bars of each face")
+    group = parser.add_argument_group("faces")
+    group.add_argument(
+        "--cascade", type=Path, default=HERE / "haarcascade_frontalface_default.xml", help="Haar cascade"
+    )
+    return parser.parse_args(argv)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a probability lies between 0 and 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 3600:
+        raise argparse.ArgumentTypeError("seconds, 0 or more")
+    return value
+
+
+class Reading(NamedTuple):
+    """What is shown of a face: its id, its box (x, y, width, height), probabilities (7,) and label."""
+
+    face: int
+    box: tuple[int, int, int, int]
+    probabilities: object
+    label: str
+
+    @property
+    def probability(self) -> float:
+        return float(max(self.probabilities))
+
+
+class Steadier:
+    """Keeps one face's probabilities and label steady: exponential in seconds, with hysteresis on the label.
+
+    The time constant 0 turns both off.
+    """
+
+    def __init__(self, smoothing_seconds: float, threshold: float):
+        self.smoothing_seconds, self.threshold = smoothing_seconds, threshold
+        self.probabilities = None
+        self._time_seconds = 0.0
+        self._emotion = 0
+        self._certain = True
+
+    def update(self, probabilities, time_seconds: float) -> tuple[object, str]:
+        """Take a frame's probabilities (7,); return the steadied ones and the label, an emotion or "uncertain"."""
+        import numpy as np
+
+        from model import EMOTIONS
+        from overlay import UNCERTAIN
+
+        steady = self.smoothing_seconds > 0 and self.probabilities is not None
+        if steady:
+            elapsed = max(time_seconds - self._time_seconds, 0.0)
+            share = 1 - np.exp(-elapsed / self.smoothing_seconds)
+            probabilities = self.probabilities + share * (probabilities - self.probabilities)
+        best = int(np.argmax(probabilities))
+        if not steady or probabilities[best] >= probabilities[self._emotion] + LABEL_MARGIN:
+            self._emotion = best
+        needed = self.threshold + (CERTAIN_MARGIN if steady and not self._certain else 0.0)
+        self._certain = bool(probabilities[self._emotion] >= needed)
+        self.probabilities, self._time_seconds = probabilities, time_seconds
+        return probabilities, EMOTIONS[self._emotion] if self._certain else UNCERTAIN
+
+
+class Loader(threading.Thread):
+    """Loads the network in the background: importing TensorFlow takes seconds."""
+
+    def __init__(self, path: Path):
+        super().__init__(daemon=True)
+        self.path = path
+        self._classifier = self._error = None
+
+    def run(self):
+        try:
+            import numpy as np
+
+            from model import load_classifier
+
+            self._classifier = load_classifier(self.path)
+            self._classifier.probabilities(np.zeros((1, 48, 48, 1), np.uint8))  # the first call is slow
+        except Exception as error:  # raised again where it is wanted
+            self._error = error
+
+    def result(self):
+        """Wait, and return the classifier or raise what went wrong."""
+        while self.is_alive():
+            self.join(0.1)  # in steps: on Windows Ctrl-C does not end a longer wait
+        if self._error:
+            raise self._error
+        return self._classifier
+
+
+class Summary:
+    """Counts what went by, for the lines at the end."""
+
+    def __init__(self):
+        self.milliseconds = {stage: array("f") for stage in STAGES}
+        self.labels = Counter()
+        self.frames = self.frames_with_face = 0
+        self.first_seconds = self.last_seconds = 0.0
+
+    @contextlib.contextmanager
+    def timed(self, stage: str):
+        start = time.perf_counter()
+        yield
+        self.milliseconds[stage].append(1000 * (time.perf_counter() - start))
+
+    def count(self, readings) -> None:
+        self.last_seconds = time.perf_counter()
+        self.first_seconds = self.first_seconds or self.last_seconds
+        self.frames += 1
+        self.frames_with_face += bool(readings)
+        self.labels.update(reading.label for reading in readings)
+
+    def __str__(self):
+        import numpy as np
+
+        if self.frames == 0:
+            return "No frames."
+        lines = [f"{self.frames} frames"]
+        if self.last_seconds > self.first_seconds:
+            lines[0] += f", {(self.frames - 1) / (self.last_seconds - self.first_seconds):.1f} frames a second"
+        for stage in STAGES:
+            if self.milliseconds[stage]:
+                median, tail = np.percentile(self.milliseconds[stage], [50, 95])
+                lines.append(f"{stage:12}{median:7.1f} ms a frame, 95 % within {tail:.1f} ms")
+        lines.append(f"{self.frames_with_face / self.frames:.0%} of the frames show a face")
+        faces = sum(self.labels.values())
+        lines.extend(f"{label:12}{count / faces:7.1%}" for label, count in self.labels.most_common())
+        return "\n".join(lines)
+
+
+class Live:
+    """The loop from frames to window, file and log, and what the keys have set."""
+
+    def __init__(self, args, source, cascade, window, picture: Path | None, recording, log):
+        from faces import Tracker
+
+        self.args, self.source, self.cascade = args, source, cascade
+        self.window, self.picture, self.recording, self.log = window, picture, recording, log
+        self.tracker = Tracker(cascade)
+        self.steadiers: dict[int, Steadier] = {}
+        self.mirror = getattr(args, "mirror", source.live and args.source.isdecimal())
+        self.bars, self.help = args.probabilities, False
+        self.paused = self.quit = False
+        self.summary = Summary()
+        self._stamps = deque(maxlen=31)
+        self._shown_seconds = 0.0
+
+    def run(self, loader: Loader) -> None:
+        """Work through the source until it ends or the person does."""
+        frames = self._show_while_loading(iter(self.source), loader)
+        classifier = loader.result()
+        image = None
+        while not self.quit:
+            with self.summary.timed("reading"):
+                frame = next(frames, None)
+            if frame is None:
+                break
+            image = self._process(frame, classifier)
+            if self.window:
+                self._show(image, frame.time_seconds)
+        while self.window and self.source.still and image is not None and not self.quit:
+            self._key(self.window.wait_key(0.05), image)  # a picture stays until it is closed
+
+    def _show_while_loading(self, frames, loader: Loader):
+        """Show the camera's picture, or a file's first, until the network is there; return the frames to come."""
+        from overlay import draw_message
+
+        first = None
+        while self.window and loader.is_alive() and not self.quit:
+            if first is None or self.source.live:
+                first = next(frames, None)
+                if first is None:
+                    break
+                image = self._mirrored(first.image).copy()
+                draw_message(image, first.fault or "Loading the network ...")
+                self.window.show(image)
+            self._key(self.window.wait_key(0.01), image)
+        return frames if first is None or self.source.live else itertools.chain([first], frames)
+
+    def _process(self, frame, classifier):
+        """Find, classify, log, draw, record; return the annotated image (the bare one where nobody looks)."""
+        import overlay
+
+        image = self._mirrored(frame.image)
+        readings = [] if frame.fault else self._read_faces(image, frame, classifier)
+        if not frame.fault:
+            self.summary.count(readings)
+            if self.log:
+                self.log.write(_log_line(frame, reading) for reading in readings)
+        if not (self.window or self.picture or self.recording):
+            return image
+        with self.summary.timed("drawing"):
+            image = image.copy()
+            for reading in readings:
+                bars = reading.probabilities if self.bars else None
+                overlay.draw_face(image, reading.box, reading.label, reading.probability, bars)
+            self._stamps.append(time.perf_counter())
+            if len(self._stamps) > 1 and not self.source.still:
+                rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
+                overlay.draw_status(image, f"{rate:.0f} fps")
+            if frame.fault:
+                overlay.draw_message(image, frame.fault)
+        self._write(image, frame.time_seconds)
+        return image
+
+    def _mirrored(self, image):
+        import cv2
+
+        return cv2.flip(image, 1) if self.mirror else image
+
+    def _read_faces(self, image, frame, classifier) -> list[Reading]:
+        from faces import Face, crop_faces, find_faces, to_gray
+
+        with self.summary.timed("detecting"):
+            gray = to_gray(image)
+            if self.source.still:
+                self.steadiers = {}
+                found = [Face(i, box, 0.0, None) for i, box in enumerate(find_faces(self.cascade, gray), 1)]
+            else:
+                found = self.tracker.update(gray, frame.time_seconds)
+        with self.summary.timed("classifying"):
+            probabilities = classifier.probabilities(crop_faces(gray, [face.box for face in found]))
+        readings = []
+        for face, row in zip(found, probabilities, strict=True):
+            steadier = self.steadiers.get(face.id)
+            if steadier is None:
+                steadier = self.steadiers[face.id] = Steadier(self.args.smoothing, self.args.threshold)
+            readings.append(Reading(face.id, face.box, *steadier.update(row, frame.time_seconds)))
+        kept = {face.id for face in self.tracker.faces} | {face.id for face in found}
+        self.steadiers = {id: steadier for id, steadier in self.steadiers.items() if id in kept}
+        return readings
+
+    def _write(self, image, time_seconds: float) -> None:
+        from video import write_picture
+
+        if self.recording:
+            self.recording.write(image, time_seconds)
+        if self.picture:
+            write_picture(self.picture, image)
+
+    def _show(self, image, time_seconds: float) -> None:
+        """Show a frame at its time, hear the keys, and hold the picture while paused."""
+        wait_seconds = 0.001
+        if not self.source.live:
+            wait_seconds = max(self._shown_seconds + 1 / self.source.fps - time.perf_counter(), 0.001)
+        self._key_while_showing(image, wait_seconds)
+        self._shown_seconds = time.perf_counter()
+        while self.paused and not self.quit:
+            self._key_while_showing(image, 0.03)
+
+    def _key_while_showing(self, image, wait_seconds: float) -> None:
+        import overlay
+
+        shown = image
+        if self.help or self.paused:
+            shown = image.copy()
+            if self.help:
+                overlay.draw_help(shown)
+            if self.paused:
+                overlay.draw_message(shown, "Paused. Press space to go on.")
+        self.window.show(shown)
+        self._key(self.window.wait_key(wait_seconds), image)
+
+    def _key(self, key: str, image) -> None:
+        if key in ("q", "\x1b") or self.window.closed:
+            self.quit = True
+        elif key == " ":
+            self.paused = not self.paused
+        elif key == "s":
+            self._snapshot(image)
+        elif key == "p":
+            self.bars = not self.bars
+        elif key == "m":
+            self.mirror = not self.mirror
+        elif key == "h":
+            self.help = not self.help
+
+    def _snapshot(self, image) -> None:
+        from video import VideoError, write_picture
+
+        path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
+        try:
+            write_picture(path, image)
+            print(f"Saved {path.resolve()}")
+        except VideoError as error:  # no reason to stop
+            print(f"main.py: {error}", file=sys.stderr)
+
+
+def _log_line(frame, reading: Reading) -> str:
+    numbers = ",".join(f"{probability:.4f}" for probability in reading.probabilities)
+    box = ",".join(str(value) for value in reading.box)
+    return f"{frame.time_seconds:.3f},{frame.index},{reading.face},{box},{numbers},{reading.label}"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open everything, loop, close everything, say what went by; return the exit status."""
+    import video
+    from faces import load_cascade
+
+    probe = None if args.no_window else video.DisplayProbe()
+    cascade = load_cascade(args.cascade)
+    loader = Loader(args.model)
+    live = None
+    try:
+        with contextlib.ExitStack() as stack:
+            source = video.open_source(args.source)
+            stack.callback(source.close)
+            picture, recording, log = _open_outputs(args, source, stack)
+            loader.start()
+            window = _open_window(args, probe, stack)
+            live = Live(args, source, cascade, window, picture, recording, log)
+            live.run(loader)
+    finally:
+        if live and live.summary.frames:
+            print(live.summary)
+    return 0
+
+
+def _open_outputs(args, source, stack):
+    """Check where the outputs are to go; return (picture path, recording, log), None for each that is not wanted."""
+    import video
+
+    picture = recording = log = None
+    for path in (args.output, args.log):
+        if path and Path(args.source).exists() and path.resolve() == Path(args.source).resolve():
+            raise video.VideoError(f"{path} would overwrite the source. Choose another name.")
+    if args.log:
+        video.check_output(args.log, (".csv",))
+        log = video.Log(args.log, LOG_HEADER)
+        stack.callback(log.close)
+    if args.output and source.still and len(source.paths) == 1:
+        video.check_output(args.output, video.PICTURE_SUFFIXES)
+        picture = args.output
+    elif args.output:
+        video.check_output(args.output, tuple(video.CODECS))
+        recording = video.Recording(args.output, source.fps, source.live)
+        stack.callback(recording.close)
+    return picture, recording, log
+
+
+def _open_window(args, probe, stack):
+    """Return a window, or None where none is wanted or, with other outputs, none can be opened."""
+    import video
+
+    if probe is None:
+        return None
+    if probe.answer():
+        window = video.Window(TITLE)
+        stack.callback(window.close)
+        return window
+    if not (args.output or args.log):
+        raise video.VideoError(
+            "There is no display for a window. Use --no-window with --output FILE or --log FILE.csv."
+        )
+    print("There is no display: going on without a window.", file=sys.stderr)
+    return None
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # else cameras take long on Windows
+    try:
+        from faces import CascadeError
+        from model import ModelError
+        from video import VideoError
+
+        try:
+            return run(args)
+        except (CascadeError, ModelError, VideoError) as error:
+            print(f"main.py: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _end(status: int) -> None:
+    """End at once: a thread that is still importing TensorFlow would hold up or crash a normal exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # files are finished on both
+    _end(main())

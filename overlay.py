@@ -1,0 +1,149 @@
+"""Drawing on a frame: boxes, labels, bars, messages. Every function draws on the BGR uint8 image it is given."""
+
+import cv2
+import numpy as np
+
+from model import EMOTIONS
+
+UNCERTAIN = "uncertain"
+# Okabe and Ito's palette, which the colour-blind can tell apart, as BGR.
+COLORS = {
+    "angry": (0, 94, 213),  # vermilion
+    "disgust": (115, 158, 0),  # green
+    "fear": (167, 121, 204),  # purple
+    "happy": (66, 228, 240),  # yellow
+    "sad": (178, 114, 0),  # blue
+    "surprise": (0, 159, 230),  # orange
+    "neutral": (233, 180, 86),  # sky blue
+    UNCERTAIN: (170, 170, 170),  # gray
+}
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+KEYS = (
+    ("q, Esc", "quit"),
+    ("space", "pause"),
+    ("s", "save a snapshot"),
+    ("p", "probabilities"),
+    ("m", "mirror"),
+    ("h", "this help"),
+)
+
+
+def text_scale(shape) -> float:
+    """Return the font scale for a frame of this shape: 0.6 at 480 lines, never too small to read."""
+    return min(max(min(shape[0], shape[1] * 0.75) / 800, 0.4), 4.0)
+
+
+def draw_face(image: np.ndarray, box, label: str, probability: float, probabilities=None) -> None:
+    """Draw a face's box and its label with the probability; with `probabilities` (7,) also a bar for each emotion."""
+    x, y, width, height = box
+    scale = text_scale(image.shape)
+    color = COLORS[label]
+    thickness = max(round(3 * scale), 1)
+    cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
+    cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
+    text = f"{label} {probability:.0%}" if label != UNCERTAIN else label
+    _, line_height, _ = _text_size(text, scale)
+    top = y - line_height if y >= line_height else min(y + height, image.shape[0] - line_height)
+    draw_text(image, text, (x, top), scale, _ink(color), color)
+    if probabilities is not None:
+        _draw_bars(image, box, probabilities, 0.75 * scale)
+
+
+def _draw_bars(image, box, probabilities, scale) -> None:
+    """Seven bars beside the box, to the right where there is room, else to the left, else over the face."""
+    x, y, width, _ = box
+    name_width = max(_text_size(name, scale)[0] for name in EMOTIONS)
+    line_height = _text_size("x", scale)[1]
+    bar_width = round(110 * scale)
+    panel_width, panel_height = name_width + bar_width, line_height * len(EMOTIONS)
+    left = next(
+        (left for left in (x + width + 4, x - panel_width - 4) if 0 <= left <= image.shape[1] - panel_width),
+        max(image.shape[1] - panel_width, 0),
+    )
+    top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
+    darken(image, (left, top, panel_width, panel_height))
+    for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
+        line = top + i * line_height
+        draw_text(image, name, (left, line), scale, WHITE)
+        start = left + name_width, line + line_height // 4
+        end = start[0] + round((bar_width - 4) * float(probability)), line + 3 * line_height // 4
+        cv2.rectangle(image, start, end, COLORS[name], cv2.FILLED)
+
+
+def draw_status(image: np.ndarray, text: str) -> None:
+    """Write a line, such as the frame rate, in the upper left corner."""
+    draw_text(image, text, (0, 0), 0.8 * text_scale(image.shape), WHITE, BLACK)
+
+
+def draw_message(image: np.ndarray, text: str) -> None:
+    """Write a sentence on a dark band along the lower edge, broken into as many lines as it needs."""
+    scale = text_scale(image.shape)
+    lines = _wrap(text, scale, image.shape[1])
+    line_height = _text_size("x", scale)[1]
+    top = max(image.shape[0] - line_height * len(lines), 0)
+    darken(image, (0, top, image.shape[1], image.shape[0] - top))
+    for i, line in enumerate(lines):
+        draw_text(image, line, (0, top + i * line_height), scale, WHITE)
+
+
+def draw_help(image: np.ndarray) -> None:
+    """List the keys in the middle of the frame."""
+    scale = text_scale(image.shape)
+    key_width = max(_text_size(key, scale)[0] for key, _ in KEYS)
+    width = key_width + max(_text_size(what, scale)[0] for _, what in KEYS)
+    line_height = _text_size("x", scale)[1]
+    left = max((image.shape[1] - width) // 2, 0)
+    top = max((image.shape[0] - line_height * len(KEYS)) // 2, 0)
+    darken(image, (left - line_height // 2, top - line_height // 2, width + line_height, line_height * (len(KEYS) + 1)))
+    for i, (key, what) in enumerate(KEYS):
+        draw_text(image, key, (left, top + i * line_height), scale, COLORS["happy"])
+        draw_text(image, what, (left + key_width, top + i * line_height), scale, WHITE)
+
+
+def draw_text(image: np.ndarray, text: str, corner, scale: float, ink, paper=None) -> None:
+    """Write a line with its upper left corner there, moved so that it stays inside the frame.
+
+    On a filled background of color `paper`, or without one with a dark outline.
+    """
+    width, height, baseline = _text_size(text, scale)
+    x = max(min(corner[0], image.shape[1] - width), 0)
+    y = max(min(corner[1], image.shape[0] - height), 0)
+    thickness = max(round(2 * scale), 1)
+    start = x + height // 4, y + height - baseline
+    if paper is not None:
+        cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), paper, cv2.FILLED)
+    else:
+        cv2.putText(image, text, start, FONT, scale, BLACK, thickness + 2, cv2.LINE_AA)
+    cv2.putText(image, text, start, FONT, scale, ink, thickness, cv2.LINE_AA)
+
+
+def darken(image: np.ndarray, box) -> None:
+    """Darken a part of the frame, so that what is written on it can be read."""
+    x, y, width, height = box
+    part = image[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+    part[:] = part // 4
+
+
+def _text_size(text: str, scale: float) -> tuple[int, int, int]:
+    """Return the width and height of a line with its margins, and the height of what hangs below its letters."""
+    (width, height), baseline = cv2.getTextSize(text, FONT, scale, max(round(2 * scale), 1))
+    height = height + baseline
+    return width + height // 2, round(1.25 * height), round(baseline + 0.125 * height)
+
+
+def _ink(color) -> tuple[int, int, int]:
+    """Black on a light color, white on a dark one."""
+    blue, green, red = color
+    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else WHITE
+
+
+def _wrap(text: str, scale: float, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _text_size(longer, scale)[0] > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,532 @@
+"""Where frames come from and where they go: camera, stream, file, pictures, demo; window, recording, log.
+
+A source is iterated over for `Frame`s and closed at the end. Its attributes: `name`; `fps` (frames a second, 0 where
+unknown); `live` (what is shown has to be now: frames may be skipped); `still` (pictures that do not follow each other).
+"""
+
+import math
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+READABLE_SUFFIXES = (*PICTURE_SUFFIXES, ".bmp", ".webp", ".tif", ".tiff")
+CODECS = {".mp4": ("mp4v",), ".webm": ("VP90", "VP80")}  # what OpenCV's wheels can write; the first that opens
+DEMO_FACES = Path(__file__).resolve().parent / "demo" / "average_faces.png"
+CAMERAS = 5  # camera numbers that are tried when one is looked for
+LIVE_FPS = 30.0  # of a recording from a source that does not say its rate
+STILL_FPS = 1.0  # of a recording of pictures
+READ_AHEAD = 8  # frames
+FAILED_READS = 5  # in a row, and a camera counts as unplugged
+FROZEN_SECONDS = 3.0  # of the very same picture: a sensor's noise never repeats, an unplugged driver may
+SILENT_SECONDS = 2.0  # without a new picture before the person is told
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0  # between attempts to reconnect, doubled each time
+FAULT_FPS = 10  # how often the last picture comes again while a live source is silent
+SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs room to be finished
+FLUSH_SECONDS = 0.5
+
+
+class VideoError(ValueError):
+    """A source or an output that cannot be used; the message says why and what to do."""
+
+
+@dataclass
+class Frame:
+    """One picture of a source: BGR uint8 (height, width, 3), its time in the source, its number from 0.
+
+    `fault` says why a live source sends nothing new; the image is then the last one.
+    """
+
+    image: np.ndarray
+    time_seconds: float
+    index: int
+    fault: str = ""
+
+
+def open_source(text: str):
+    """Open a camera number, stream URL, video, picture, folder of pictures, or "demo". Raises `VideoError`."""
+    if text == "demo":
+        return Demo()
+    if text.isdecimal():
+        return Camera(int(text))
+    if "://" in text:
+        return _open_url(text)
+    path = Path(text)
+    if path.is_dir():
+        pictures = sorted(child for child in path.iterdir() if child.suffix.lower() in READABLE_SUFFIXES)
+        if not pictures:
+            raise VideoError(f"The folder {path} holds no pictures ({', '.join(READABLE_SUFFIXES)}).")
+        return Pictures(pictures, str(path))
+    if not path.exists():
+        raise VideoError(f"There is no file {path}. Give a camera number, a video, a picture, a folder, a URL or demo.")
+    if path.suffix.lower() in READABLE_SUFFIXES:
+        return Pictures([path], str(path))
+    return VideoFile(str(path))
+
+
+def _open_url(url: str):
+    """A stream that knows its length is a file that lies elsewhere; any other is live."""
+    source = Camera(url)
+    if source.frame_count > 0:
+        source.close()
+        return VideoFile(url)
+    return source
+
+
+def read_picture(path) -> np.ndarray | None:
+    """Return a picture file as BGR uint8 (height, width, 3), turned as its EXIF says, or None where it is none."""
+    try:  # `imread` cannot open every path on Windows
+        content = np.fromfile(path, np.uint8)
+        return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except (OSError, cv2.error):
+        return None
+
+
+class Pictures:
+    """Picture files, in order. One that cannot be read is an error if it is the only one, else a line on stderr."""
+
+    live, still, fps = False, True, STILL_FPS
+
+    def __init__(self, paths, name: str):
+        self.paths, self.name = paths, name
+
+    def __iter__(self):
+        readable = 0
+        for path in self.paths:
+            image = read_picture(path)
+            if image is not None:
+                yield Frame(image, readable / self.fps, readable)
+                readable += 1
+            elif len(self.paths) > 1:
+                print(f"{path} is left out: it is not a readable picture.", file=sys.stderr)
+        if not readable:
+            raise VideoError(f"{self.name} is not a readable picture. Save it again as .png or .jpg.")
+
+    def close(self):
+        pass
+
+
+class VideoFile:
+    """A video file: every frame, in order, decoded ahead by a thread of its own."""
+
+    live, still = False, False
+
+    def __init__(self, name: str):
+        self.name = name
+        self._capture = cv2.VideoCapture(name)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise VideoError(
+                f"{name} is not a video that OpenCV can read. Convert it to .mp4, for example with ffmpeg."
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else LIVE_FPS
+        self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._queue = queue.Queue(READ_AHEAD)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._read_ahead, daemon=True)
+        self._thread.start()
+
+    def _read_ahead(self):
+        index, last_seconds = 0, -1.0
+        while not self._closing.is_set():
+            read, image = self._capture.read()
+            if not read:
+                self._put(None)
+                return
+            seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if not seconds > last_seconds:  # a container without time stamps
+                seconds = index / self.fps if index / self.fps > last_seconds else last_seconds + 1 / self.fps
+            self._put(Frame(image, seconds, index))
+            index, last_seconds = index + 1, seconds
+
+    def _put(self, item):
+        while not self._closing.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                pass
+
+    def __iter__(self):
+        count = 0
+        while (frame := self._queue.get()) is not None:
+            count += 1
+            yield frame
+        if count == 0:
+            raise VideoError(f"{self.name} holds no picture that can be read. It is empty or damaged.")
+        if count < 0.95 * self.frame_count:
+            print(f"{self.name} ends early: {count} of {self.frame_count} frames could be read.", file=sys.stderr)
+
+    def close(self):
+        self._closing.set()
+        self._thread.join(2)
+        if not self._thread.is_alive():  # a capture that another thread reads must not be released
+            self._capture.release()
+
+
+class Camera:
+    """A camera number or a stream URL: a thread reads all the time and keeps the newest frame only.
+
+    When reads fail, or a camera sends the very same picture for three seconds, it is opened again, with growing
+    pauses; meanwhile the last picture comes again and again with its `fault`. Times are seconds since the first frame.
+    """
+
+    live, still = True, False
+
+    def __init__(self, address: int | str):
+        self.address = address
+        self.name = f"camera {address}" if isinstance(address, int) else address
+        self._capture = _open_capture(address)
+        read, image = self._capture.read() if self._capture.isOpened() else (False, None)
+        for _ in range(FAILED_READS):  # the first pictures of some cameras are late
+            if self._capture.isOpened() and not read:
+                time.sleep(0.1)
+                read, image = self._capture.read()
+        if not read:
+            opened = self._capture.isOpened()
+            self._capture.release()
+            raise VideoError(_why_silent(address, opened))
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 0.0
+        self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._start_seconds = self._changed_seconds = time.monotonic()
+        self._newest = Frame(image, 0.0, 0)
+        self._fault = ""
+        self._failed_reads = 0
+        self._news = threading.Condition()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._read_forever, daemon=True)
+        self._thread.start()
+
+    def _read_forever(self):
+        wait_seconds = FIRST_WAIT_SECONDS
+        while not self._closing.is_set():
+            read, image = self._capture.read()
+            if read:
+                fresh = self._keep(image)
+                wait_seconds = FIRST_WAIT_SECONDS if fresh else wait_seconds
+            self._failed_reads = 0 if read else self._failed_reads + 1
+            frozen = isinstance(self.address, int) and time.monotonic() - self._changed_seconds > FROZEN_SECONDS
+            if self._failed_reads >= FAILED_READS or (read and frozen):
+                what = "sends the same picture all the time" if read else "sends no picture"
+                self._fault = f"{self.name} {what}: connecting again"
+                self._capture.release()
+                self._closing.wait(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
+                if not self._closing.is_set():
+                    self._capture = _open_capture(self.address)
+            elif not read:
+                self._closing.wait(0.02)
+
+    def _keep(self, image) -> bool:
+        """Make an image the newest one; return whether it differs from the last."""
+        now = time.monotonic()
+        fresh = not np.array_equal(image, self._newest.image)
+        if fresh:
+            self._changed_seconds, self._fault = now, ""
+        if fresh or not self._fault:
+            with self._news:
+                self._newest = Frame(image, now - self._start_seconds, self._newest.index + 1)
+                self._news.notify()
+        return fresh
+
+    def __iter__(self):
+        shown = self._newest
+        yield shown
+        while not self._closing.is_set():
+            with self._news:
+                if self._newest is shown:
+                    self._news.wait(1 / FAULT_FPS)
+            silent_seconds = time.monotonic() - self._start_seconds - shown.time_seconds
+            if self._newest is not shown:
+                shown = self._newest
+                yield shown
+            elif self._fault or silent_seconds > SILENT_SECONDS:
+                fault = self._fault or f"{self.name} has sent nothing for {silent_seconds:.0f} seconds"
+                yield Frame(shown.image, shown.time_seconds + silent_seconds, shown.index, fault)
+
+    def close(self):
+        self._closing.set()
+        self._thread.join(2)
+        if not self._thread.is_alive():
+            self._capture.release()
+
+
+def _open_capture(address):
+    if isinstance(address, int):
+        return cv2.VideoCapture(address)
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def list_cameras() -> list[tuple[int, object]]:
+    """Return (number, opened capture) of every camera that opens; the caller releases them."""
+    captures = [(number, cv2.VideoCapture(number)) for number in range(CAMERAS)]
+    return [(number, capture) for number, capture in captures if capture.isOpened()]
+
+
+def _why_silent(address, opened: bool) -> str:
+    if isinstance(address, str):
+        return f"The stream {address} does not answer. Check the address and the network."
+    if opened:
+        return (
+            f"Camera {address} opens but sends no picture. Close other programs that use it, allow this terminal "
+            "to use the camera (macOS, Windows: privacy settings), or plug it in again."
+        )
+    others = []
+    for number, capture in list_cameras():
+        capture.release()
+        others.append(str(number))
+    answer = f"These answer: {', '.join(others)}." if others else "No camera answers."
+    device = Path(f"/dev/video{address}")
+    if device.exists():
+        return (
+            f"Camera {address} ({device}) is busy or not permitted to you: close other programs that use it. {answer}"
+        )
+    return f"There is no camera {address}. {answer} Without a camera, try: python main.py --source demo"
+
+
+class Demo:
+    """The average face of each emotion moving over a background, one after the other; 640x480, 30 frames a second."""
+
+    live, still, fps, name = False, False, 30.0, "demo"
+    width, height = 640, 480  # pixels
+
+    def __init__(self, seconds: float = 10.0, emotion_seconds: float = 10 / 7):
+        self.seconds, self.emotion_seconds = seconds, emotion_seconds
+        row = read_picture(DEMO_FACES)
+        if row is None:
+            raise VideoError(f"The demo's faces are missing at {DEMO_FACES}. Restore the folder demo.")
+        size = row.shape[0]
+        self._faces = [np.float32(row[:, i : i + size]) for i in range(0, row.shape[1], size)]
+        y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+        self._mask = np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))  # a soft ellipse
+        y, x = np.mgrid[0 : 1 : self.height * 1j, 0 : 1 : self.width * 1j]
+        self._background = np.dstack([96 + 40 * y, 88 + 24 * y + 0 * x, 84 + 12 * y]).astype(np.uint8)
+
+    def frame(self, index: int) -> Frame:
+        """Return the frame of a number."""
+        seconds = index / self.fps
+        face = self._faces[int(seconds / self.emotion_seconds) % len(self._faces)]
+        size = face.shape[0]
+        zoom = 1.1 + 0.15 * math.sin(0.9 * seconds)  # the head comes nearer and goes
+        x = (self.width - zoom * size) / 2 + 120 * math.sin(1.3 * seconds)
+        y = (self.height - zoom * size) / 2 + 40 * math.sin(1.7 * seconds)
+        left, top, side = int(x), int(y), int(zoom * size) + 2
+        place = np.float32([[zoom, 0, x - left], [0, zoom, y - top]])
+        head, mask = (cv2.warpAffine(layer, place, (side, side)) for layer in (face, self._mask))
+        image = self._background.copy()
+        around = image[top : top + side, left : left + side]
+        around[:] = around + mask[..., None] * (head - around)
+        return Frame(image, seconds, index)
+
+    def __iter__(self):
+        for index in range(round(self.seconds * self.fps)):
+            yield self.frame(index)
+
+    def close(self):
+        pass
+
+
+# ---- Outputs -----------------------------------------------------------------------------------------------------
+
+
+def check_output(path: Path, suffixes) -> None:
+    """Raise `VideoError` unless a file of one of these suffixes can be written there. Nothing is left behind."""
+    if path.suffix.lower() not in suffixes:
+        raise VideoError(f"{path} should end in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise VideoError(f"The folder {path.parent} does not exist. Create it or choose another place for {path.name}.")
+    try:
+        existed = path.exists()
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise VideoError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write a picture whole or not at all. Raises `VideoError`."""
+    _, content = cv2.imencode(path.suffix, image)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        partial.write_bytes(content.tobytes())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise VideoError(
+            f"{path} cannot be written ({error.strerror}). Free some space or choose another place."
+        ) from error
+
+
+class Recording:
+    """A video file of the annotated frames; it is created by the first one and keeps its size.
+
+    `in_real_time` repeats or leaves out frames so that ten seconds recorded play for ten seconds.
+    """
+
+    def __init__(self, path: Path, fps: float, in_real_time: bool):
+        self.path, self.in_real_time = path, in_real_time
+        self.fps = fps if 1 <= fps <= 240 else LIVE_FPS
+        self.frames = 0
+        self._writer = None
+        self._size = None
+        self._start_seconds = 0.0
+
+    def write(self, image: np.ndarray, time_seconds: float) -> None:
+        """Add a frame, BGR uint8 (height, width, 3). Raises `VideoError` where the disk is (nearly) full."""
+        if self._writer is None:
+            self._start_seconds = time_seconds
+            self._size = image.shape[1], image.shape[0]
+            self._writer = self._open()
+        if shutil.disk_usage(self.path.parent).free < SPARE_BYTES:
+            raise VideoError(
+                f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
+            )
+        due = round((time_seconds - self._start_seconds) * self.fps) + 1 if self.in_real_time else self.frames + 1
+        image = fit(image, self._size)
+        while self.frames < due:
+            self._writer.write(image)
+            self.frames += 1
+
+    def _open(self):
+        for codec in CODECS[self.path.suffix.lower()]:
+            writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            if writer.isOpened():
+                return writer
+            writer.release()
+        self.path.unlink(missing_ok=True)
+        others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
+        raise VideoError(f"This OpenCV has no codec for {self.path.suffix} files. Try {others}.")
+
+    def close(self) -> None:
+        """Finish the file. Raises `VideoError` where it turns out not to be readable."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        capture = cv2.VideoCapture(str(self.path))
+        readable = capture.isOpened() and capture.grab()
+        capture.release()
+        if not readable:
+            raise VideoError(f"{self.path} could not be finished and is not readable. Is the disk full?")
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the image scaled into (width, height), with black bars where the proportions differ."""
+    width, height = size
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    zoom = min(width / image.shape[1], height / image.shape[0])
+    inner = cv2.resize(image, (max(round(image.shape[1] * zoom), 1), max(round(image.shape[0] * zoom), 1)))
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    bottom, right = height - inner.shape[0] - top, width - inner.shape[1] - left
+    return cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+
+
+class Log:
+    """A CSV file, whole lines only, brought to the disk twice a second so that a crash loses little."""
+
+    def __init__(self, path: Path, header: str):
+        self.path = path
+        self._lines = [header]
+        self._good_bytes = 0
+        self._flushed_seconds = -math.inf
+        self._file = None
+
+    def write(self, lines) -> None:
+        """Add lines. Raises `VideoError` where the disk is full; the lines before stay."""
+        self._lines.extend(lines)
+        if time.monotonic() - self._flushed_seconds >= FLUSH_SECONDS:
+            self._flush()
+
+    def _flush(self):
+        self._flushed_seconds = time.monotonic()
+        content = "".join(line + "\n" for line in self._lines).encode()
+        self._lines = []
+        try:
+            if self._file is None:
+                self._file = self.path.open("wb", buffering=0)
+            written = self._file.write(content)
+            if written != len(content):
+                raise OSError(0, "No space left on device")
+            self._good_bytes += written
+        except OSError as error:
+            if self._file is not None:
+                self._file.truncate(self._good_bytes)
+            raise VideoError(f"{self.path} cannot be written on ({error.strerror}). Free some space.") from error
+
+    def close(self) -> None:
+        """Write what is left. A log without a frame is not created."""
+        if self._file is not None:
+            try:
+                if self._lines:
+                    self._flush()
+            finally:
+                self._file.close()
+
+
+# ---- Window ------------------------------------------------------------------------------------------------------
+
+
+class DisplayProbe:
+    """Finds out whether a window can be opened, by a process of its own: OpenCV aborts where it cannot."""
+
+    def __init__(self):
+        command = "import cv2; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE); cv2.destroyAllWindows()"
+        self._process = None
+        if sys.platform == "linux":  # elsewhere a desktop is always there, or OpenCV raises
+            quiet = subprocess.DEVNULL
+            self._process = subprocess.Popen([sys.executable, "-c", command], stdout=quiet, stderr=quiet)
+
+    def answer(self) -> bool:
+        """Wait for the outcome: True where a window opened."""
+        if self._process is None:
+            return "GUI:                           NONE" not in cv2.getBuildInformation()
+        try:
+            return self._process.wait(10) == 0
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+
+
+class Window:
+    """A window that shows frames and hears keys. Only where `DisplayProbe` says that there is a display."""
+
+    LARGEST = (1280, 800)  # pixels: larger frames are shown smaller
+
+    def __init__(self, title: str):
+        self.title = title
+        self.closed = False
+        self._opened = self._was_visible = False
+
+    def show(self, image: np.ndarray) -> None:
+        """Show a frame; the window opens with the first one, at its size."""
+        if not self._opened:
+            cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+            zoom = min(self.LARGEST[0] / image.shape[1], self.LARGEST[1] / image.shape[0], 1.0)
+            cv2.resizeWindow(self.title, round(image.shape[1] * zoom), round(image.shape[0] * zoom))
+            self._opened = True
+        cv2.imshow(self.title, image)
+
+    def wait_key(self, seconds: float) -> str:
+        """Wait for a key and return it as text ("" for none, "\\x1b" for Esc); notice a press of the window's X."""
+        code = cv2.waitKey(max(round(seconds * 1000), 1))
+        visible = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE)
+        self._was_visible = self._was_visible or visible >= 1
+        self.closed = self._was_visible and visible < 1  # GTK never says that it is visible
+        return chr(code & 0xFF) if code >= 0 else ""
+
+    def close(self) -> None:
+        if self._opened:
+            cv2.destroyAllWindows()
