@@ -216,11 +216,11 @@ def test_edges_are_filled_from_the_border_and_never_black(strength):
 
 def test_strengths_are_kept_and_used_to_the_full():
     """A vertical bar off the centre, measured afterwards: how far it moved and turned, over many draws."""
-    bar = np.zeros((400, 48, 48, 1), np.uint8)
+    bar = np.zeros((2000, 48, 48, 1), np.uint8)
     bar[:, 4:44, 22:26] = 255
     columns = np.arange(48)
     moved = [float((face.sum(axis=0)[:, 0] * columns).sum() / face.sum()) - 23.5 for face in augmented(bar, shift=0.1)]
-    assert 4.5 < max(np.abs(moved)) <= 4.9
+    assert 4.6 < max(np.abs(moved)) <= 4.9
     turned = []
     for face in augmented(bar, rotation_degrees=30)[..., 0]:
         y, x = np.nonzero(face > 128)
@@ -228,8 +228,8 @@ def test_strengths_are_kept_and_used_to_the_full():
     assert 28 < max(turned) < 31
     assert -31 < min(turned) < -28
     widths = augmented(bar, zoom=0.2)[:, 24, :, 0].sum(axis=1) / 255
-    assert 3.1 < widths.min() < 3.3
-    assert 4.7 < widths.max() < 4.9
+    assert 3.15 < widths.min() < 3.4
+    assert 4.6 < widths.max() < 4.85
 
 
 def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():
