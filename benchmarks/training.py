@@ -5,6 +5,7 @@ both together as train.py runs them, with the arithmetic rate reached.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -37,12 +38,11 @@ def fit_seconds(model, batches, steps: int) -> float:
     stamps = []
     stamp = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stamps.append(time.perf_counter()))
     model.fit(batches, steps_per_epoch=steps + 10, verbose=0, shuffle=False, callbacks=[stamp])
-    return statistics.median(b - a for a, b in zip(stamps[9:], stamps[10:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(stamps[9:]))
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    import itertools
 
     import numpy as np
 
