@@ -209,6 +209,8 @@ class Live:
     def run(self, loader: Loader) -> None:
         """Work through the source until it ends or the person does."""
         frames = self._show_while_loading(iter(self.source), loader)
+        if self.quit:
+            return
         classifier = loader.result()
         image = None
         while not self.quit:
@@ -358,12 +360,14 @@ def run(args: argparse.Namespace) -> int:
     import video
     from faces import load_cascade
 
-    probe = None if args.no_window else video.DisplayProbe()
-    cascade = load_cascade(args.cascade)
-    loader = Loader(args.model)
     live = None
     try:
         with contextlib.ExitStack() as stack:
+            probe = None if args.no_window else video.DisplayProbe()
+            if probe:
+                stack.callback(probe.close)
+            cascade = load_cascade(args.cascade)
+            loader = Loader(args.model)
             source = video.open_source(args.source)
             stack.callback(source.close)
             picture, recording, log = _open_outputs(args, source, stack)

@@ -135,7 +135,7 @@ def _text_size(text: str, scale: float) -> tuple[int, int, int]:
 def _ink(color) -> tuple[int, int, int]:
     """Black on a light color, white on a dark one."""
     blue, green, red = color
-    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else WHITE
+    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 100 else WHITE
 
 
 def _wrap(text: str, scale: float, width: int) -> list[str]:

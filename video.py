@@ -479,25 +479,32 @@ class Log:
 
 
 class DisplayProbe:
-    """Finds out whether a window can be opened, by a process of its own: OpenCV aborts where it cannot."""
+    """Finds out whether a window can be opened, by a process of its own: OpenCV aborts where it cannot.
+
+    It keeps its window until `close`: a bare X server starts anew when the last one goes, and throws others out.
+    """
+
+    COMMAND = (
+        "import cv2, sys; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE); print('yes', flush=True); sys.stdin.read()"
+    )
 
     def __init__(self):
-        command = "import cv2; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE); cv2.destroyAllWindows()"
         self._process = None
         if sys.platform == "linux":  # elsewhere a desktop is always there, or OpenCV raises
-            quiet = subprocess.DEVNULL
-            self._process = subprocess.Popen([sys.executable, "-c", command], stdout=quiet, stderr=quiet)
+            pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+            command = [sys.executable, "-c", self.COMMAND]
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet)
 
     def answer(self) -> bool:
         """Wait for the outcome: True where a window opened."""
         if self._process is None:
             return "GUI:                           NONE" not in cv2.getBuildInformation()
-        try:
-            return self._process.wait(10) == 0
-        except subprocess.TimeoutExpired:
+        return self._process.stdout.readline().strip() == b"yes"
+
+    def close(self) -> None:
+        if self._process is not None:
             self._process.kill()
-            self._process.wait()
-            return False
+            self._process.communicate()
 
 
 class Window:
@@ -522,7 +529,10 @@ class Window:
     def wait_key(self, seconds: float) -> str:
         """Wait for a key and return it as text ("" for none, "\\x1b" for Esc); notice a press of the window's X."""
         code = cv2.waitKey(max(round(seconds * 1000), 1))
-        visible = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE)
+        try:
+            visible = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE)
+        except cv2.error:  # Qt, where the window is gone
+            visible = 0
         self._was_visible = self._was_visible or visible >= 1
         self.closed = self._was_visible and visible < 1  # GTK never says that it is visible
         return chr(code & 0xFF) if code >= 0 else ""

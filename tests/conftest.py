@@ -1,0 +1,113 @@
+"""What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
+REAL_CAPTURE = cv2.VideoCapture
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """Path of a network that takes no time: one dense layer, untrained."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    path = tmp_path_factory.mktemp("network") / "tiny.keras"
+    tiny = [keras.Input((48, 48, 1)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(7, "softmax")]
+    keras.Sequential(tiny).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo's frames, BGR uint8 (480, 640, 3), three seconds of them."""
+    from video import Demo
+
+    return [frame.image for frame in Demo(seconds=3)]
+
+
+class ScriptedCameras:
+    """Stands in for cv2.VideoCapture: every opening of a camera or URL plays the next script, files open as ever.
+
+    A script is a list of images, where None is a failed read, or None for a camera that does not open; after its
+    last image every read fails.
+    """
+
+    def __init__(self, *scripts, seconds_a_frame=0.005, frame_count=0):
+        self.scripts = list(scripts)
+        self.seconds_a_frame, self.frame_count = seconds_a_frame, frame_count
+        self.openings = self.releases = 0
+
+    def __call__(self, address, *options):
+        if isinstance(address, str) and "://" not in address:
+            return REAL_CAPTURE(address, *options)
+        self.openings += 1
+        script = self.scripts.pop(0) if self.scripts else None
+        return _ScriptedCapture(self, None if script is None else iter(script))
+
+
+class _ScriptedCapture:
+    def __init__(self, cameras, images):
+        self.cameras, self.images = cameras, images
+
+    def isOpened(self):  # OpenCV's name
+        return self.images is not None
+
+    def read(self):
+        time.sleep(self.cameras.seconds_a_frame)
+        image = next(self.images, None) if self.isOpened() else None
+        return image is not None, None if image is None else image.copy()
+
+    def get(self, prop):
+        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: self.cameras.frame_count}.get(prop, 0.0)
+
+    def release(self):
+        self.cameras.releases += 1
+        self.images = None
+
+
+@pytest.fixture
+def cameras(monkeypatch):
+    """Call with scripts to replace cv2.VideoCapture by `ScriptedCameras`."""
+
+    def install(*scripts, **options):
+        scripted = ScriptedCameras(*scripts, **options)
+        monkeypatch.setattr(cv2, "VideoCapture", scripted)
+        return scripted
+
+    return install
+
+
+def noise(count, height=48, width=64, seed=0):
+    """Images that all differ, as a sensor's do."""
+    return list(np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def write_video(path, images, fps=30, codec="mp4v"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, images[0].shape[1::-1])
+    assert writer.isOpened()
+    for image in images:
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def read_video(path):
+    """Return all frames of a video and its rate."""
+    capture = REAL_CAPTURE(str(path))
+    images = []
+    while True:
+        read, image = capture.read()
+        if not read:
+            break
+        images.append(image)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return images, fps

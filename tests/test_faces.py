@@ -1,0 +1,227 @@
+"""Finding, following and cropping faces, on the demo's faces."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CASCADE
+
+import faces
+from faces import (
+    CascadeError,
+    Tracker,
+    clip_box,
+    crop_faces,
+    find_faces,
+    load_cascade,
+    overlap,
+    to_gray,
+)
+
+
+@pytest.fixture(scope="module")
+def cascade():
+    return load_cascade(CASCADE)
+
+
+@pytest.fixture(scope="module")
+def face(demo):
+    """The demo's first face with some background around it, gray (300, 300)."""
+    return to_gray(demo[0])[90:390, 170:470]
+
+
+def at(face, x, y, width=640, height=360, side=160):
+    """A gray frame with the face at x, y."""
+    frame = np.full((height, width), 95, np.uint8)
+    frame[y : y + side, x : x + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+    return frame
+
+
+# ---- Crops
+
+
+def test_a_face_of_the_right_size_is_cropped_to_the_same_bytes():
+    gray = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    crops = crop_faces(gray, [(0, 0, 48, 48)])
+    assert crops.shape == (1, 48, 48, 1) and crops.dtype == np.uint8
+    assert np.array_equal(crops[0, :, :, 0], gray)
+    assert crop_faces(gray, []).shape == (0, 48, 48, 1)
+
+
+@pytest.mark.parametrize("size", [48, 96, 130])
+def test_a_face_is_the_same_in_training_and_live(tmp_path, network, size):
+    from data import load_fer2013
+    from model import EMOTIONS, load_classifier
+
+    generator = np.random.default_rng(size)
+    images = {}
+    for split in ("train", "test"):
+        for emotion in EMOTIONS:
+            folder = tmp_path / split / emotion
+            folder.mkdir(parents=True)
+            image = cv2.GaussianBlur(generator.integers(0, 256, (size, size), dtype=np.uint8), (0, 0), 2)
+            cv2.imwrite(str(folder / "PublicTest_1.png" if split == "test" else folder / "1.png"), image)
+            images[split, emotion] = image
+    training = load_fer2013(tmp_path)["Training"]
+    classifier = load_classifier(network)
+    for label, emotion in enumerate(EMOTIONS):
+        trained = training.faces[training.labels == label]
+        live = crop_faces(to_gray(cv2.cvtColor(images["train", emotion], cv2.COLOR_GRAY2BGR)), [(0, 0, size, size)])
+        assert np.array_equal(trained, live)
+        assert np.array_equal(classifier.probabilities(trained), classifier.probabilities(live))
+
+
+@pytest.mark.parametrize(
+    "box, clipped",
+    [
+        ((10, 20, 30, 25), (10, 20, 30, 25)),
+        ((-5, -5, 20, 20), (0, 0, 15, 15)),
+        ((90, 40, 30, 30), (90, 40, 10, 10)),
+        ((500, 500, 10, 10), (99, 49, 1, 1)),
+        ((-50, -50, 10, 10), (0, 0, 1, 1)),
+        ((1.4, 1.6, 8.2, 8.6), (1, 2, 8, 9)),
+    ],
+)
+def test_boxes_stay_inside_the_frame(box, clipped):
+    assert clip_box(box, (50, 100)) == clipped
+
+
+def test_overlap_is_intersection_over_union():
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(50 / 150)
+    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4)])
+def test_every_kind_of_picture_becomes_gray(shape):
+    assert np.array_equal(to_gray(np.full(shape, 77, np.uint8)), np.full((4, 5), 77))
+
+
+# ---- The cascade file
+
+
+def test_a_cascade_that_cannot_be_used_is_refused(tmp_path):
+    contents = {
+        "empty.xml": "",
+        "text.xml": "hello",
+        "other.xml": '<?xml version="1.0"?><opencv_storage><a>1</a></opencv_storage>',
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "bytes.xml").write_bytes(b"\x00\xff\xfe" * 100)
+    (tmp_path / "cut.xml").write_text(CASCADE.read_text(encoding="utf-8")[:200_000], encoding="utf-8")
+    for name in ("empty.xml", "text.xml", "other.xml", "bytes.xml", "cut.xml"):
+        with pytest.raises(CascadeError, match="is not a Haar cascade"):
+            load_cascade(tmp_path / name)
+    with pytest.raises(CascadeError, match="There is no cascade"):
+        load_cascade(tmp_path / "missing.xml")
+
+
+def test_a_cascade_may_lie_on_any_path(tmp_path):
+    path = tmp_path / "лица 顔.xml"
+    shutil.copy(CASCADE, path)
+    assert not load_cascade(path).empty()
+
+
+# ---- Stills
+
+
+def test_all_faces_of_a_picture_are_found_once_each(cascade, face):
+    picture = np.tile(cv2.resize(face, (240, 240)), (2, 3))
+    boxes = find_faces(cascade, picture)
+    assert len(boxes) == 6
+    assert boxes == sorted(boxes)
+    centres = {((x + w / 2) // 240, (y + h / 2) // 240) for x, y, w, h in boxes}
+    assert len(centres) == 6
+
+
+def test_near_and_far_faces_are_found_in_one_large_picture(cascade, face):
+    picture = np.full((1500, 2000), 95, np.uint8)
+    picture[300:1200, 100:1000] = cv2.resize(face, (900, 900))
+    picture[500:660, 1500:1660] = cv2.resize(face, (160, 160))
+    near, far = find_faces(cascade, picture)
+    assert near[2] > 400 and far[2] < 160
+    assert all(isinstance(value, int) for value in near)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1, 1), (10, 2000), (20, 20)])
+def test_no_face_is_found_where_there_is_none(cascade, shape):
+    assert find_faces(cascade, np.full(shape, 128, np.uint8)) == []
+    assert Tracker(cascade).update(np.full(shape, 128, np.uint8), 0.0) == []
+
+
+# ---- Following
+
+
+def test_a_moving_face_keeps_its_id_and_its_box_does_not_lag(cascade, face):
+    tracker = Tracker(cascade)
+    for i in range(30):
+        (found,) = tracker.update(at(face, 10 + 8 * i, 50 + 2 * i), i / 30)
+        assert found.id == 1
+        if i > 5:
+            x, _, width, _ = found.box
+            assert abs(x + width / 2 - (10 + 8 * i + 80)) < 0.12 * width
+
+
+def test_the_box_of_a_face_at_rest_is_calm(cascade, face, monkeypatch):
+    def mean_step():
+        tracker, generator = Tracker(cascade), np.random.default_rng(0)
+        boxes = []
+        for i in range(40):
+            frame = np.clip(at(face, 200, 80) + generator.normal(0, 6, (360, 640)), 0, 255).astype(np.uint8)
+            (found,) = tracker.update(frame, i / 30)
+            boxes.append(found.box)
+        return np.abs(np.diff(np.array(boxes[15:]), axis=0)).mean()  # pixels a frame
+
+    calm = mean_step()
+    monkeypatch.setattr(faces, "BRISK_SHIFT", 1e-9)  # every box is followed at once
+    assert calm < 1.0 and calm < 0.4 * mean_step()
+
+
+def test_a_face_keeps_its_id_over_a_short_absence_and_loses_it_over_a_long_one(cascade, face):
+    tracker, empty = Tracker(cascade), np.full((360, 640), 95, np.uint8)
+    assert [f.id for f in tracker.update(at(face, 200, 80), 0.0)] == [1]
+    assert tracker.update(empty, 0.5) == []
+    assert [f.id for f in tracker.update(at(face, 210, 80), 0.9)] == [1]
+    for i in range(1, 14):
+        tracker.update(empty, 0.9 + i / 10)
+    assert [f.id for f in tracker.update(at(face, 210, 80), 2.4)] == [2]
+
+
+def test_a_box_bridges_a_blink_of_the_detector_and_does_not_haunt(cascade, face):
+    tracker, empty = Tracker(cascade), np.full((360, 640), 95, np.uint8)
+    tracker.update(at(face, 200, 80), 0.0)
+    assert len(tracker.update(empty, 0.1)) == 1
+    assert tracker.update(empty, 0.3) == []
+
+
+def test_faces_keep_their_ids_when_another_goes_and_a_new_one_comes(cascade, face):
+    tracker = Tracker(cascade)
+    both = np.minimum(at(face, 50, 80), 255)
+    both[80:240, 400:560] = at(face, 400, 80)[80:240, 400:560]
+    ids = {round(f.box[0] / 300): f.id for f in tracker.update(both, 0.0)}
+    assert set(ids.values()) == {1, 2}
+    for i in range(1, 20):
+        left = tracker.update(at(face, 400, 80), i / 10)
+    assert [f.id for f in left] == [ids[1]]
+    for i in range(20, 40):
+        again = tracker.update(both, i / 10)
+    assert sorted(f.id for f in again) == [ids[1], 3]
+
+
+def test_a_newcomer_is_seen_within_a_second(cascade, face):
+    tracker = Tracker(cascade)
+    both = at(face, 50, 80)
+    both[80:240, 400:560] = at(face, 400, 80)[80:240, 400:560]
+    tracker.update(at(face, 50, 80), 0.0)
+    counts = [len(tracker.update(both, i / 30)) for i in range(1, 40)]
+    assert counts.index(2) <= 30
+
+
+def test_another_resolution_or_time_running_back_starts_again(cascade, face):
+    tracker = Tracker(cascade)
+    tracker.update(at(face, 200, 80), 5.0)
+    (found,) = tracker.update(at(face, 100, 60, width=320, height=240), 5.1)
+    assert found.box[0] + found.box[2] <= 320
+    assert len(tracker.update(at(face, 100, 60, width=320, height=240), 0.0)) == 1

@@ -1,0 +1,566 @@
+"""main.py from the command line's side: every source and output, every bad input, keys, signals, a real window."""
+
+import ctypes.util
+import itertools
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, noise, read_video, write_video
+
+import main
+import overlay
+import video
+from model import EMOTIONS
+
+HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label"
+
+
+@pytest.fixture
+def run(network, capsys):
+    """Call main.main with the small network; return (status, stdout, stderr)."""
+
+    def call(*args, model=network):
+        status = main.main([*map(str, args), "--model", str(model)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path, demo):
+    path = tmp_path / "picture.png"
+    cv2.imwrite(str(path), demo[0])
+    return path
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory, demo):
+    """Two seconds of the demo as a file of 15 frames a second."""
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", demo[:60:2], fps=15)
+
+
+# ---- Sources and outputs
+
+
+def test_the_demo_end_to_end(run, tmp_path):
+    log, output = tmp_path / "x.csv", tmp_path / "x.mp4"
+    status, out, err = run("--source", "demo", "--no-window", "--log", log, "--output", output)
+    assert status == 0 and err == ""
+    assert log.read_text().splitlines()[0] == HEADER
+    table = pd.read_csv(log)
+    assert len(table) >= 298 and list(table["face"].unique()) == [1]
+    assert table["frame"].is_monotonic_increasing and np.allclose(table["time_seconds"], table["frame"] / 30, atol=1e-3)
+    assert np.allclose(table[list(EMOTIONS)].sum(axis=1), 1, atol=1e-3)
+    assert (table["x"] >= 0).all() and (table["x"] + table["width"] <= 640).all()
+    assert set(table["label"]) <= {*EMOTIONS, "uncertain"}
+    images, fps = read_video(output)
+    assert len(images) == 300 and fps == pytest.approx(30)
+    assert "300 frames" in out and "of the frames show a face" in out
+    for stage in ("reading", "detecting", "classifying", "drawing"):
+        assert f"{stage} " in out
+
+
+def test_what_the_log_says_is_what_the_network_says(run, tmp_path, picture, network):
+    from faces import crop_faces
+    from model import load_classifier
+
+    run("--source", picture, "--no-window", "--log", tmp_path / "x.csv")
+    (row,) = pd.read_csv(tmp_path / "x.csv").to_dict("records")
+    gray = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2GRAY)
+    box = [row[name] for name in ("x", "y", "width", "height")]
+    expected = load_classifier(network).probabilities(crop_faces(gray, [box]))[0]
+    assert np.allclose([row[name] for name in EMOTIONS], expected, atol=1e-4)
+    assert row["time_seconds"] == 0 and row["frame"] == 0 and row["face"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_is_annotated(run, tmp_path, picture, demo, suffix):
+    before = picture.read_bytes()
+    output = tmp_path / f"out{suffix}"
+    status, _, _ = run("--source", picture, "--no-window", "--output", output)
+    annotated = cv2.imread(str(output))
+    assert status == 0 and annotated.shape == demo[0].shape
+    changed = np.abs(annotated.astype(int) - demo[0]).max(axis=2) > 60
+    assert 0.002 < changed.mean() < 0.3  # a box and a label, and nothing else
+    assert picture.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["picture.png", output.name])
+
+
+def test_a_folder_is_worked_through(run, tmp_path, demo):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate([demo[0], np.zeros((100, 100, 3), np.uint8), np.hstack([demo[0], demo[0]])]):
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    status, out, _ = run("--source", folder, "--no-window", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert status == 0 and list(table["frame"]) == [0, 2, 2] and list(table["face"]) == [1, 1, 2]
+    assert "67% of the frames show a face" in out
+    assert len(read_video(tmp_path / "x.mp4")[0]) == 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_file_keeps_its_rate_and_every_frame(run, tmp_path, film, suffix):
+    output = tmp_path / f"x{suffix}"
+    status, _, _ = run("--source", film, "--no-window", "--output", output, "--log", tmp_path / "x.csv")
+    images, fps = read_video(output)
+    assert status == 0 and len(images) == 30 and fps == pytest.approx(15)
+    assert pd.read_csv(tmp_path / "x.csv")["time_seconds"].max() == pytest.approx(29 / 15, abs=0.01)
+
+
+@pytest.mark.parametrize("option, mirrored", [([], True), (["--no-mirror"], False)])
+def test_a_camera_is_mirrored_unless_told_otherwise(run, cameras, tmp_path, option, mirrored):
+    images = [np.uint8(image // 16) for image in noise(40, 120, 160)]
+    for image in images:
+        image[:, :80] += 200  # the left half is light
+    cameras(images, seconds_a_frame=0.02)
+    window = scripted_window([""] * 20 + ["q"])
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, window)
+        run("--source", "0", "--output", tmp_path / "x.mp4", *option)
+    image = read_video(tmp_path / "x.mp4")[0][0]
+    assert (image[:, 80:].mean() > image[:, :80].mean()) == mirrored
+
+
+def test_files_are_mirrored_only_when_asked(run, tmp_path, picture):
+    boxes = []
+    for option in ([], ["--mirror"]):
+        run("--source", picture, "--no-window", "--log", tmp_path / "x.csv", *option)
+        boxes.append(pd.read_csv(tmp_path / "x.csv").loc[0])
+    plain, mirrored = boxes
+    assert mirrored["x"] == pytest.approx(640 - plain["x"] - plain["width"], abs=6)
+
+
+# ---- Bad input: one sentence, status 2, nothing written
+
+
+def bad_inputs(folder, picture, film):
+    model, cascade = folder / "m.keras", folder / "c.xml"
+    (folder / "text.mp4").write_text("hello")
+    (folder / "empty.mp4").touch()
+    (folder / "bad.png").write_text("hello")
+    (folder / "nothing").mkdir()
+    (folder / "no.keras").write_text("hello")
+    (folder / "old.h5").write_text("hello")
+    (folder / "wrong.xml").write_text("<a/>")
+    mp4, png, csv = folder / "out.mp4", folder / "out.png", folder / "out.csv"
+    return [
+        (["--source", folder / "missing.mp4", "--output", mp4], "There is no file"),
+        (["--source", folder / "text.mp4", "--output", mp4], "is not a video"),
+        (["--source", folder / "empty.mp4", "--output", mp4], "is not a video"),
+        (["--source", folder / "bad.png", "--output", png], "is not a readable picture"),
+        (["--source", folder / "nothing", "--output", mp4], "holds no pictures"),
+        (["--source", "demo", "--model", model, "--output", mp4], "python train.py"),
+        (["--source", "demo", "--model", folder / "no.keras", "--log", csv], "is not a .keras file"),
+        (["--source", "demo", "--model", folder / "old.h5", "--log", csv], "is not a .keras file"),
+        (["--source", "demo", "--cascade", cascade, "--log", csv], "There is no cascade"),
+        (["--source", "demo", "--cascade", folder / "wrong.xml", "--log", csv], "is not a Haar cascade"),
+        (["--source", "demo", "--output", folder / "missing" / "x.mp4"], "does not exist"),
+        (["--source", "demo", "--output", folder / "x.avi"], "should end in .mp4 or .webm"),
+        (["--source", "demo", "--output", png], "should end in .mp4 or .webm"),
+        (["--source", picture, "--output", mp4], "should end in .png"),
+        (["--source", "demo", "--log", folder / "x.txt"], "should end in .csv"),
+        (["--source", film, "--output", film], "would overwrite the source"),
+        (["--source", "rtsp://127.0.0.1:9/x", "--log", csv], "does not answer"),
+    ]
+
+
+def test_bad_input_gets_one_sentence_and_leaves_nothing(network, capsys, tmp_path, picture, film):
+    for args, sentence in bad_inputs(tmp_path, picture, film):
+        before = {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), film]}
+        defaults = [] if "--model" in args else ["--model", network]
+        status = main.main([str(arg) for arg in ["--no-window", *args, *defaults]])
+        out, err = capsys.readouterr()
+        assert status == 2, args
+        assert err.count("\n") == 1 and err.startswith("main.py: ") and sentence in err, err
+        assert out == ""
+        assert {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), film]} == before
+
+
+def test_an_output_that_may_not_be_written(run, tmp_path, monkeypatch):
+    if os.name == "nt" or os.geteuid() == 0:  # root may write everywhere: a folder stands in the way instead
+        (tmp_path / "x.mp4").mkdir()
+    else:
+        tmp_path.chmod(0o500)
+    status, _, err = run("--source", "demo", "--no-window", "--output", tmp_path / "x.mp4")
+    assert status == 2 and "cannot be written" in err
+    tmp_path.chmod(0o700)
+
+
+def test_a_missing_camera(run, cameras):
+    cameras()
+    status, _, err = run("--source", "3", "--no-window")
+    assert status == 2 and err == (
+        "main.py: There is no camera 3. No camera answers. Without a camera, try: python main.py --source demo\n"
+    )
+
+
+def test_a_network_of_another_shape_is_refused(run, tmp_path):
+    import keras
+
+    path = tmp_path / "other.keras"
+    keras.Sequential([keras.Input((48, 48, 1)), keras.layers.Flatten(), keras.layers.Dense(5)]).save(path)
+    status, _, err = run("--source", "demo", "--no-window", "--log", tmp_path / "x.csv", model=path)
+    assert status == 2 and "needs a network" in err and err.count("\n") == 1
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("args", [["--threshold", "2"], ["--threshold", "x"], ["--smoothing", "-1"], ["--nonsense"]])
+def test_wrong_arguments_end_with_status_2(args, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(args)
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_what_was_recorded_stays(run, tmp_path, monkeypatch):
+    room = iter([True] * 50)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9 if next(room, False) else 0))
+    status, _, err = run("--source", "demo", "--no-window", "--output", tmp_path / "x.mp4", "--log", tmp_path / "x.csv")
+    assert status == 2 and "The disk is full" in err and err.count("\n") == 1
+    assert len(read_video(tmp_path / "x.mp4")[0]) == 50
+    assert len(pd.read_csv(tmp_path / "x.csv")) >= 50
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, main; main.parse_args([]); print(*{'cv2', 'numpy', 'keras', 'tensorflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# ---- Keys
+
+
+def scripted_window(keys):
+    """A class that stands in for video.Window: presses these keys, one a wait, and keeps what was shown."""
+
+    class ScriptedWindow:
+        closed = False
+        shown, waits = [], []
+
+        def __init__(self, title):
+            self.keys = iter(keys)
+
+        def show(self, image):
+            self.shown.append(image.copy())
+
+        def wait_key(self, seconds):
+            self.waits.append(seconds)
+            key = next(self.keys, "q")
+            ScriptedWindow.closed = key == "X"
+            return "" if key == "X" else key
+
+        def close(self):
+            pass
+
+    return ScriptedWindow
+
+
+def install(monkeypatch, window):
+    class Probe:
+        def answer(self):
+            return True
+
+        def close(self):
+            pass
+
+    class Instant(main.Loader):  # no picture of the loading, so that the keys fall on known frames
+        def start(self):
+            self.run()
+
+    monkeypatch.setattr(main, "Loader", Instant)
+    monkeypatch.setattr(video, "DisplayProbe", Probe)
+    monkeypatch.setattr(video, "Window", window)
+
+
+@pytest.mark.parametrize("key", ["q", "\x1b", "X"])
+def test_the_window_ends_the_program(run, monkeypatch, key):
+    window = scripted_window([""] * 3 + [key])
+    install(monkeypatch, window)
+    status, out, _ = run("--source", "demo")
+    assert status == 0 and len(window.shown) == 4 and out.startswith("4 frames")
+
+
+def test_space_holds_the_picture_and_goes_on_where_it_was(run, monkeypatch, tmp_path):
+    window = scripted_window(["", "", " ", "", "", "", " ", "", "q"])
+    install(monkeypatch, window)
+    _, out, _ = run("--source", "demo", "--log", tmp_path / "x.csv")
+    assert out.startswith("5 frames")  # of nine pictures shown
+    assert list(pd.read_csv(tmp_path / "x.csv")["frame"]) == [0, 1, 2, 3, 4]
+    assert np.array_equal(window.shown[3], window.shown[5])
+    assert not np.array_equal(window.shown[2], window.shown[3])  # it says that it is paused
+
+
+def test_p_m_and_h_switch_bars_mirror_and_help(run, monkeypatch, demo):
+    window = scripted_window([" ", "h", "h", " ", "p", "m", "", "q"])
+    install(monkeypatch, window)
+    run("--source", "demo")
+    # A picture answers the key before it; the first of the paused ones has no message yet.
+    _, paused, with_help, without, plain, bars, mirrored = window.shown[:7]
+    assert (paused != with_help).any(axis=2).mean() > 0.05 and np.array_equal(paused, without)
+    assert (bars != plain).any(axis=2).mean() > 0.02
+    fear = [(image == overlay.COLORS["fear"]).all(axis=2).any() for image in (plain, bars)]
+    assert fear == [False, True]
+    faces = [image[100:400].astype(int) for image in demo[:20]]
+    flipped = mirrored[100:400, ::-1]
+    assert min(np.abs(face - flipped).mean() for face in faces) < min(
+        np.abs(face - mirrored[100:400]).mean() for face in faces
+    )
+
+
+def test_s_saves_what_is_shown(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    window = scripted_window(["", "s", "q"])
+    install(monkeypatch, window)
+    _, out, _ = run("--source", "demo")
+    (path,) = tmp_path.glob("snapshot-*.png")
+    assert np.array_equal(cv2.imread(str(path)), window.shown[1])
+    assert f"Saved {path}" in out
+
+
+def test_a_picture_stays_in_the_window_until_it_is_closed(run, monkeypatch, picture):
+    window = scripted_window([""] * 6 + ["q"])
+    install(monkeypatch, window)
+    status, out, _ = run("--source", picture)
+    assert status == 0 and len(window.waits) == 7 and "1 frames" in out
+
+
+def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
+    window = scripted_window([""] * 100)
+    install(monkeypatch, window)
+    run("--source", film)
+    assert len(window.shown) == 30
+    assert 0.02 < np.median(window.waits) <= 1 / 15
+
+
+def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
+    class Slow(main.Loader):
+        def run(self):
+            time.sleep(0.3)
+            super().run()
+
+    cameras(noise(200), seconds_a_frame=0.005)
+    window = scripted_window([""] * 100 + ["q"])
+    install(monkeypatch, window)
+    monkeypatch.setattr(main, "Loader", Slow)
+    status, _, _ = run("--source", "0")
+    assert status == 0
+    says_so = [shown[-8:].mean() < 80 for shown in window.shown]  # a dark band with the message
+    assert says_so[0] and sum(says_so) >= 5 and not says_so[-1]
+    assert len({shown.tobytes() for shown in window.shown[:5]}) == 5  # moving pictures
+
+
+# ---- Faults of a camera
+
+
+def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, monkeypatch, cameras, tmp_path, demo):
+    monkeypatch.setattr(video, "FIRST_WAIT_SECONDS", 0.3)
+    cameras(demo[:20], demo[20:80], seconds_a_frame=0.02)
+    window = scripted_window([""] * 45 + ["q"])
+    install(monkeypatch, window)
+    status, _, _ = run("--source", "0", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
+    assert status == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    gaps = np.diff(table["time_seconds"])
+    assert gaps.max() > 0.3 and (table["time_seconds"] > table["time_seconds"][gaps.argmax()]).sum() > 3
+    assert table["face"].nunique() == 1  # the same face, before and after
+    images, fps = read_video(tmp_path / "x.mp4")
+    assert len(images) / fps == pytest.approx(table["time_seconds"].iloc[-1], abs=0.3)
+    assert any(image[-10:].mean() < 60 for image in images)  # the message is on the picture
+
+
+# ---- Steadiness
+
+ANGRY, HAPPY = np.eye(7, dtype=np.float32)[[0, 3]] * 0.65 + 0.05
+
+
+def labels_of(steadier, rows, fps=30):
+    return [steadier.update(row, i / fps)[1] for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("fps", [5, 30, 200])
+def test_smoothing_is_in_seconds_and_not_in_frames(fps):
+    steadier = main.Steadier(0.3, 0.0)
+    for i in range(int(0.6 * fps) + 1):
+        probabilities, _ = steadier.update(ANGRY if i == 0 else HAPPY, i / fps)
+    expected = HAPPY + (ANGRY - HAPPY) * np.exp(-int(0.6 * fps) / fps / 0.3)
+    assert np.allclose(probabilities, expected, atol=1e-5)
+
+
+def test_two_near_equal_emotions_do_not_alternate():
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(300):
+        row = np.full(7, 0.02)
+        row[[0, 4]] = 0.45 + generator.normal(0, 0.1, 2)
+        rows.append(row)
+    changes = {}
+    for smoothing in (0, 0.3):
+        labels = labels_of(main.Steadier(smoothing, 0.3), rows)
+        changes[smoothing] = sum(a != b for a, b in itertools.pairwise(labels))
+    assert changes[0] > 100 and changes[0.3] <= 5
+
+
+def test_a_cut_shows_within_four_tenths_of_a_second():
+    labels = labels_of(main.Steadier(main.parse_args([]).smoothing, 0.4), [ANGRY] * 30 + [HAPPY] * 30)
+    assert labels[29] == "angry"
+    assert labels[30 + 12] == "happy"
+
+
+def test_no_smoothing_shows_every_frame_as_it_is():
+    assert labels_of(main.Steadier(0, 0.4), [ANGRY, HAPPY] * 3) == ["angry", "happy"] * 3
+
+
+def test_below_the_threshold_the_label_is_uncertain_and_does_not_flicker():
+    steadier = main.Steadier(1e-9, 0.5)
+    weak, edge, sure = ANGRY * 0.7, ANGRY * 0.75, ANGRY
+    assert edge.max() > 0.5 > weak.max()
+    assert labels_of(steadier, [sure, edge, weak, edge, sure, edge]) == [
+        "angry", "angry", "uncertain", "uncertain", "angry", "angry",
+    ]  # fmt: skip
+
+
+def test_smoothing_belongs_to_the_face(run, tmp_path, demo):
+    steady = cv2.resize(demo[0][90:390, 170:470], (240, 240))
+    blank = np.full_like(steady, 90)
+    images = [np.hstack([steady, blank if i < 20 else steady]) for i in range(70)]
+    path = write_video(tmp_path / "a.mp4", images)
+    run("--source", path, "--no-window", "--log", tmp_path / "x.csv")
+    table = pd.read_csv(tmp_path / "x.csv")
+    left, right = (table[table["face"] == face] for face in (1, 2))
+    assert len(left) == 70 and len(right) >= 20 and right["frame"].min() >= 20
+    assert (left["x"] < 200).all() and (right["x"] > 200).all()
+
+
+# ---- As a process of its own: signals, displays, a window
+
+
+def start(*args, network, **environment):
+    command = [sys.executable, str(REPOSITORY / "main.py"), *map(str, args), "--model", str(network)]
+    env = {**os.environ, **environment}
+    env = {name: value for name, value in env.items() if value is not None}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory, demo):
+    images = [cv2.resize(image, (320, 240)) for image in demo]
+    return write_video(tmp_path_factory.mktemp("film") / "long.mp4", images * 60)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_files_are_whole_after_a_signal(tmp_path, network, long_film, number):
+    log, output = tmp_path / "x.csv", tmp_path / "x.mp4"
+    process = start("--source", long_film, "--no-window", "--log", log, "--output", output, network=network)
+    wait_until(lambda: log.exists() and log.stat().st_size > 3000)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err == "" and "frames a second" in out
+    assert len(read_video(output)[0]) > 10
+    assert pd.read_csv(log).notna().all(axis=None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("after_seconds", [0.3, 1.0, 2.0])
+def test_ctrl_c_at_any_moment_of_the_start(tmp_path, network, after_seconds):
+    process = start("--source", "demo", "--no-window", "--log", tmp_path / "x.csv", network=network)
+    time.sleep(after_seconds)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err == ""
+    assert time.monotonic() - began < 3
+
+
+def test_without_a_display_it_says_what_to_do(network):
+    process = start("--source", "demo", network=network, DISPLAY=None, WAYLAND_DISPLAY=None)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == "main.py: There is no display for a window. Use --no-window with --output FILE or --log FILE.csv.\n"
+
+
+def test_with_a_dead_display_it_goes_on_without_a_window(tmp_path, network, picture):
+    process = start("--source", picture, "--log", tmp_path / "x.csv", network=network, DISPLAY=":4321")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "going on without a window" in err
+    assert len(pd.read_csv(tmp_path / "x.csv")) == 1
+
+
+@pytest.fixture(scope="module")
+def display():
+    """A virtual display of its own."""
+    for tool in ("Xvfb", "xdotool"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24"], pass_fds=[write], stderr=subprocess.DEVNULL
+    )
+    os.close(write)
+    with os.fdopen(read) as numbers:
+        yield f":{numbers.readline().strip()}"
+    server.terminate()
+    server.wait()
+
+
+def xdotool(display, *args):
+    return subprocess.run(
+        ["xdotool", *args], env={**os.environ, "DISPLAY": display}, capture_output=True, text=True
+    ).stdout.split()
+
+
+def press_x(display, window):
+    """Ask a window to close, as a window manager does when its X is pressed."""
+    x11 = ctypes.CDLL(ctypes.util.find_library("X11"))
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    connection = ctypes.c_void_p(x11.XOpenDisplay(display.encode()))
+    atoms = [x11.XInternAtom(connection, name, 0) for name in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW")]
+    # XClientMessageEvent: type, serial, send_event, display, window, message_type, format, data
+    event = struct.pack("@iLiPLLi5l", 33, 0, 1, 0, window, atoms[0], 32, atoms[1], 0, 0, 0, 0)
+    x11.XSendEvent(connection, ctypes.c_ulong(window), 0, ctypes.c_long(0), event.ljust(256, b"\0"))
+    x11.XCloseDisplay(connection)
+
+
+def find_window(display, process):
+    windows = []
+    wait_until(lambda: windows.extend(xdotool(display, "search", "--name", "^Emotion Detector$")) or windows)
+    assert process.poll() is None
+    return windows[0]
+
+
+@pytest.mark.parametrize("key", ["q", "Escape"])
+def test_a_real_key_ends_the_real_window(display, network, tmp_path, key):
+    process = start("--source", "demo", "--log", tmp_path / "x.csv", network=network, DISPLAY=display)
+    window = find_window(display, process)
+    wait_until(lambda: (tmp_path / "x.csv").exists())
+    xdotool(display, "key", "--window", window, key)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and "frames" in out
+    assert 0 < len(pd.read_csv(tmp_path / "x.csv")) < 300
+    assert "Traceback" not in err
+
+
+def test_the_x_of_the_window_ends_it(display, network, picture, tmp_path):
+    process = start("--source", picture, "--log", tmp_path / "x.csv", network=network, DISPLAY=display)
+    window = find_window(display, process)
+    wait_until(lambda: (tmp_path / "x.csv").exists())
+    time.sleep(0.5)
+    press_x(display, int(window))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "1 frames" in out, err

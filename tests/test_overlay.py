@@ -1,0 +1,98 @@
+"""Drawing: nothing leaves the frame, everything can be read, at any size."""
+
+import numpy as np
+import pytest
+
+import overlay
+from model import EMOTIONS
+
+PROBABILITIES = np.float32([0.05, 0.05, 0.1, 0.5, 0.1, 0.1, 0.1])
+SHAPES = [(480, 640, 3), (1080, 1920, 3), (120, 160, 3), (2000, 300, 3), (40, 40, 3), (1, 1, 3)]
+CORNERS = [(0, 0), (-20, -20), (10_000, 10_000), (0, 10_000)]
+
+
+def changed_box(before, after):
+    """Return the rows and columns between which two images differ."""
+    rows, columns = np.nonzero((before != after).any(axis=2))
+    return rows.min(), rows.max(), columns.min(), columns.max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_drawing_works_at_every_size(shape):
+    height, width, _ = shape
+    for box in [(0, 0, width, height), (width // 2, height // 2, max(width // 2, 1), max(height // 2, 1))]:
+        for draw in (
+            lambda image, box=box: overlay.draw_face(image, box, "surprise", 0.5, PROBABILITIES),
+            lambda image: overlay.draw_status(image, "30 fps"),
+            lambda image: overlay.draw_message(image, "camera 0 sends no picture: connecting again"),
+            overlay.draw_help,
+        ):
+            image = np.full(shape, 128, np.uint8)
+            draw(image)
+            assert image.shape == shape and (image != 128).any()
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_text_is_moved_into_the_frame(corner):
+    middle, moved = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_text(middle, "surprise 57%", (200, 200), 0.6, overlay.WHITE, overlay.BLACK)
+    overlay.draw_text(moved, "surprise 57%", corner, 0.6, overlay.WHITE, overlay.BLACK)
+    assert (middle != 128).any(axis=2).sum() == (moved != 128).any(axis=2).sum()  # all of it is there
+
+
+@pytest.mark.parametrize("box", [(0, 0, 100, 100), (540, 0, 100, 100), (540, 380, 100, 100), (0, 0, 640, 480)])
+def test_label_and_bars_of_a_face_at_the_edge_are_whole(box):
+    whole, image = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_face(whole, (250, 200, 100, 100), "happy", 0.5, PROBABILITIES)
+    overlay.draw_face(image, box, "happy", 0.5, PROBABILITIES)
+    # The longest bar has the label's color, as have box and label: all three are there at the edge as in the middle.
+    color = overlay.COLORS["happy"]
+    assert (image == color).all(axis=2).sum() > 0.5 * (whole == color).all(axis=2).sum()
+
+
+@pytest.mark.parametrize("paper", [0, 255])
+def test_text_without_background_stands_out_from_dark_and_light(paper):
+    image = np.full((100, 400, 3), paper, np.uint8)
+    overlay.draw_text(image, "30 fps", (10, 10), 0.6, overlay.WHITE)
+    assert image.min() < 10 and image.max() > 230
+
+
+def test_ink_and_label_color_contrast_enough_to_be_read():
+    def luminance(color):  # WCAG 2, relative luminance of a BGR color
+        channels = np.array(color[::-1]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for name, color in overlay.COLORS.items():
+        light, dark = sorted((luminance(color), luminance(overlay._ink(color))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, name  # WCAG's level AA
+
+
+def test_every_label_has_a_color_of_its_own():
+    assert set(overlay.COLORS) == {*EMOTIONS, overlay.UNCERTAIN}
+    colors = np.array(list(overlay.COLORS.values()), float)
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1e9 * np.eye(len(colors))
+    assert distances.min() > 50
+
+
+def test_text_grows_with_the_frame():
+    scales = [overlay.text_scale(shape) for shape in [(240, 320), (480, 640), (1080, 1920), (4320, 7680)]]
+    assert scales == sorted(scales) and scales[0] >= 0.4 and scales[-1] <= 4
+
+
+def test_bars_are_as_long_as_their_probabilities():
+    image = np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_face(image, (50, 100, 200, 200), "happy", 0.5, PROBABILITIES)
+    right = image[:, 260:]  # without box and label
+    lengths = {name: (right == overlay.COLORS[name]).all(axis=2).sum(axis=1).max() for name in EMOTIONS}
+    assert lengths["happy"] == max(lengths.values())
+    assert lengths["fear"] / lengths["happy"] == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_long_message_is_broken_into_lines():
+    short, long = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_message(short, "Paused.")
+    overlay.draw_message(long, "camera 0 sends the same picture all the time: connecting again " * 2)
+    untouched = np.full_like(short, 128)
+    assert changed_box(untouched, long)[0] < changed_box(untouched, short)[0]
+    assert changed_box(untouched, long)[1] == 479

@@ -1,0 +1,409 @@
+"""Sources and outputs: order, times, faults of cameras and files, and what is left on the disk."""
+
+import itertools
+import shutil
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import noise, read_video, write_video
+
+import video
+from video import Camera, Log, Pictures, Recording, VideoError, VideoFile, check_output, fit, open_source, write_picture
+
+
+def flat(gray, height=48, width=64):
+    return np.full((height, width, 3), gray, np.uint8)
+
+
+# ---- Files
+
+
+def test_a_file_gives_every_frame_in_order_with_its_time(tmp_path):
+    source = open_source(str(write_video(tmp_path / "a.mp4", [flat(8 * i) for i in range(30)], fps=10)))
+    frames = []
+    for frame in source:
+        time.sleep(0.005)  # slower than the reader: none may be skipped
+        frames.append(frame)
+    source.close()
+    assert [frame.index for frame in frames] == list(range(30))
+    assert np.allclose([frame.time_seconds for frame in frames], np.arange(30) / 10, atol=0.002)
+    assert np.allclose([frame.image.mean() for frame in frames], 8 * np.arange(30), atol=4)
+    assert source.fps == pytest.approx(10) and not source.live and not source.still
+
+
+@pytest.mark.parametrize("name", ["видео.mp4", "with space.mp4", "顔 ü.mp4"])
+def test_paths_may_have_any_letters(tmp_path, name):
+    path = write_video(tmp_path / "a.mp4", noise(3))
+    source = open_source(str(path.rename(tmp_path / name)))
+    assert len(list(source)) == 3
+    source.close()
+    picture = tmp_path / name.replace(".mp4", ".png")
+    write_picture(picture, flat(100))
+    (frame,) = open_source(str(picture))
+    assert np.array_equal(frame.image, flat(100))
+
+
+def test_a_truncated_video_is_used_as_far_as_it_goes(tmp_path, capsys):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 48))
+    for image in noise(60):
+        writer.write(image)
+    writer.release()
+    content = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    source = open_source(str(tmp_path / "cut.avi"))
+    count = len(list(source))
+    source.close()
+    assert 10 < count < 60
+    assert f"ends early: {count} of" in capsys.readouterr().err
+
+
+def test_files_that_are_no_video_are_refused(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("hello")
+    content = write_video(tmp_path / "a.mp4", noise(20)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])  # its index is at the end
+    for name in ("empty.mp4", "text.mp4", "cut.mp4"):
+        with pytest.raises(VideoError, match="is not a video that OpenCV can read"):
+            open_source(str(tmp_path / name))
+    with pytest.raises(VideoError, match="There is no file"):
+        open_source(str(tmp_path / "missing.mp4"))
+
+
+def test_a_video_without_a_frame_is_refused(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 48))
+    writer.release()
+    with pytest.raises(VideoError, match=r"no picture that can be read|is not a video"):
+        list(open_source(str(tmp_path / "a.avi")))
+
+
+def test_closing_a_file_in_the_middle_ends_its_thread(tmp_path):
+    source = VideoFile(str(write_video(tmp_path / "a.mp4", noise(60))))
+    next(iter(source))
+    source.close()
+    assert not source._thread.is_alive()
+
+
+# ---- Pictures
+
+
+def test_a_folder_gives_its_pictures_in_order_and_names_the_unreadable(tmp_path, capsys):
+    for i in (2, 1, 3):
+        write_picture(tmp_path / f"{i}.png", flat(10 * i))
+    (tmp_path / "1b.jpg").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("left alone")
+    source = open_source(str(tmp_path))
+    assert [frame.image.max() for frame in source] == [10, 20, 30]
+    assert source.still and not source.live
+    assert "1b.jpg is left out" in capsys.readouterr().err
+
+
+def test_pictures_that_cannot_be_used_are_refused(tmp_path):
+    with pytest.raises(VideoError, match="holds no pictures"):
+        open_source(str(tmp_path))
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").write_text("hello")
+    for path in (tmp_path / "a.png", tmp_path / "b.png", tmp_path):
+        with pytest.raises(VideoError, match="is not a readable picture"):
+            list(open_source(str(path)))
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 4)])
+def test_gray_and_transparent_pictures_are_read_as_color(tmp_path, shape):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, 200, np.uint8))
+    (frame,) = Pictures([tmp_path / "a.png"], "a.png")
+    assert frame.image.shape == (20, 30, 3)
+
+
+# ---- Cameras
+
+
+def test_a_camera_shows_the_newest_frame(cameras):
+    cameras(noise(100), seconds_a_frame=0.01)
+    source = Camera(0)
+    frames = []
+    for frame in itertools.islice(source, 8):
+        frames.append(frame)
+        time.sleep(0.05)  # as slow as five frames
+    source.close()
+    gaps = np.diff([frame.index for frame in frames])
+    assert gaps[1:].min() >= 3
+    assert not any(frame.fault for frame in frames)
+    assert np.all(np.diff([frame.time_seconds for frame in frames]) > 0)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Faults are noticed and mended in hundredths of a second."""
+    monkeypatch.setattr(video, "FROZEN_SECONDS", 0.1)
+    monkeypatch.setattr(video, "SILENT_SECONDS", 0.15)
+    monkeypatch.setattr(video, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(video, "FAULT_FPS", 50)
+
+
+def watch(source, seconds=5.0):
+    """Return the faults that are shown until pictures come again (or the time is over), and that last frame."""
+    faults, last, end = [], None, time.monotonic() + seconds
+    for frame in source:
+        if frame.fault:
+            faults.append(frame.fault)
+        elif faults:
+            last = frame
+            break
+        if time.monotonic() > end:
+            break
+    source.close()
+    return faults, last
+
+
+def test_an_unplugged_camera_is_connected_again(cameras, impatient):
+    scripted = cameras(noise(10), None, None, noise(200, seed=1))
+    faults, frame = watch(Camera(0))
+    assert "camera 0 sends no picture: connecting again" in faults
+    assert frame is not None and scripted.openings == 4
+    assert scripted.releases >= 3
+
+
+def test_a_camera_that_repeats_one_picture_is_connected_again(cameras, impatient):
+    image = noise(1)[0]
+    scripted = cameras(noise(5) + [image] * 10_000, noise(200, seed=1))
+    faults, frame = watch(Camera(0))
+    assert "camera 0 sends the same picture all the time: connecting again" in faults
+    assert frame is not None and scripted.openings == 2
+
+
+def test_a_few_failed_reads_are_forgiven(cameras, impatient):
+    images = noise(40)
+    images[10:13] = [None] * 3
+    scripted = cameras(images)
+    source = Camera(0)
+    frames = list(itertools.islice(source, 15))
+    source.close()
+    assert scripted.openings == 1 and not any(frame.fault for frame in frames)
+
+
+def test_attempts_to_reconnect_come_more_and_more_rarely(cameras, impatient, monkeypatch):
+    monkeypatch.setattr(video, "LONGEST_WAIT_SECONDS", 0.4)
+    scripted = cameras(noise(5))
+    faults, frame = watch(Camera(0), seconds=1.5)
+    assert frame is None and faults
+    assert 4 <= scripted.openings <= 8  # pauses of 0.05, 0.1, 0.2, 0.4, 0.4 seconds, and the failed reads
+
+
+def test_a_camera_that_hangs_is_reported(cameras, impatient):
+    class Hanging(list):
+        def __iter__(self):
+            yield from noise(3)
+            time.sleep(0.6)
+            yield from noise(3, seed=2)
+
+    cameras(Hanging())
+    faults, frame = watch(Camera(0))
+    assert "has sent nothing" in faults[0]
+    assert frame is not None
+
+
+def test_a_static_stream_is_not_taken_for_a_frozen_camera(cameras, impatient):
+    scripted = cameras([noise(1)[0]] * 200)
+    source = open_source("rtsp://somewhere/live")
+    end = time.monotonic() + 0.5
+    frames = list(itertools.takewhile(lambda _: time.monotonic() < end, source))
+    source.close()
+    assert scripted.openings == 1 and not any(frame.fault for frame in frames)
+
+
+def test_the_resolution_may_change(cameras):
+    cameras(noise(20) + noise(40, height=96, width=128))
+    source = Camera(0)
+    shapes = {frame.image.shape for frame in itertools.islice(source, 40)}
+    source.close()
+    assert shapes == {(48, 64, 3), (96, 128, 3)}
+
+
+def test_a_missing_camera_says_which_ones_answer(cameras):
+    cameras(None, None, noise(5), None, noise(5))  # number 7, then 0, 1, 2, ...
+    with pytest.raises(VideoError, match=r"no camera 7.*These answer: 1, 3"):
+        Camera(7)
+
+
+def test_a_missing_camera_where_there_is_none_points_to_the_demo(cameras):
+    cameras()
+    with pytest.raises(VideoError, match=r"No camera answers.*--source demo"):
+        Camera(7)
+
+
+def test_a_busy_camera_says_so(cameras, monkeypatch):
+    cameras()
+    monkeypatch.setattr(video, "Path", lambda _: SimpleNamespace(exists=lambda: True))
+    with pytest.raises(VideoError, match="is busy or not permitted"):
+        Camera(0)
+    cameras([])  # opens, but every read fails
+    with pytest.raises(VideoError, match="opens but sends no picture"):
+        Camera(0)
+
+
+def test_a_dead_stream_is_refused(cameras):
+    cameras()
+    with pytest.raises(VideoError, match="does not answer"):
+        open_source("rtsp://nowhere/live")
+
+
+# ---- Recordings
+
+
+def test_a_recording_of_a_file_keeps_frames_and_rate(tmp_path):
+    recording = Recording(tmp_path / "a.mp4", 12.5, in_real_time=False)
+    for i in range(25):
+        recording.write(flat(10 * i), i * 0.5)
+    recording.close()
+    images, fps = read_video(tmp_path / "a.mp4")
+    assert len(images) == 25 and fps == pytest.approx(12.5)
+    assert np.allclose([image.mean() for image in images], 10 * np.arange(25), atol=5)
+
+
+@pytest.mark.parametrize("frames_a_second", [7, 30, 55])
+def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_second):
+    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=True)
+    for i in range(10 * frames_a_second + 1):
+        recording.write(flat(i % 250), 5.0 + i / frames_a_second)
+    recording.close()
+    images, fps = read_video(tmp_path / "a.mp4")
+    assert len(images) / fps == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("size", [(64, 48), (65, 47)])
+def test_another_resolution_goes_on_in_the_same_file(tmp_path, suffix, size):
+    width, height = size
+    recording = Recording(tmp_path / f"a{suffix}", 30, in_real_time=False)
+    for image in [flat(50, height, width)] * 5 + [flat(200, 300, 300)] * 5:
+        recording.write(image, 0.0)
+    recording.close()
+    images, _ = read_video(tmp_path / f"a{suffix}")
+    assert len(images) == 10 and {image.shape for image in images} == {images[0].shape}
+    assert images[-1][height // 2, width // 2].mean() == pytest.approx(200, abs=12)
+    assert images[-1][height // 2, 2].mean() < 40  # bars beside the square picture
+
+
+def test_a_full_disk_ends_the_recording_with_a_readable_file(tmp_path, monkeypatch):
+    free = iter([10**9] * 20 + [1000] * 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    with pytest.raises(VideoError, match=r"The disk is full: .* ends after 0.7 seconds"):
+        for image in noise(30):
+            recording.write(image, 0.0)
+    recording.close()
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 20
+
+
+def test_a_missing_codec_is_said_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "CODECS", {".mp4": ("avc9",), ".webm": ("VP90",)})
+    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    with pytest.raises(VideoError, match=r"no codec for \.mp4 files\. Try \.webm"):
+        recording.write(flat(0), 0.0)
+    recording.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_recording_is_reported(tmp_path):
+    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    recording.write(flat(0), 0.0)
+    recording._writer = SimpleNamespace(release=lambda: (tmp_path / "a.mp4").write_bytes(b""))
+    with pytest.raises(VideoError, match="is not readable"):
+        recording.close()
+
+
+def test_a_recording_without_a_frame_leaves_no_file(tmp_path):
+    Recording(tmp_path / "a.mp4", 30, in_real_time=True).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_keeps_proportions():
+    assert fit(flat(200), (64, 48)).shape == (48, 64, 3)
+    wide = fit(np.full((10, 100, 3), 200, np.uint8), (50, 50))
+    assert wide.shape == (50, 50, 3)
+    assert wide[25].min() == 200 and wide[:20].max() == 0 and wide[30:].max() == 0
+
+
+# ---- Pictures and logs
+
+
+def test_outputs_are_checked_before_anything_is_done(tmp_path):
+    for name, suffixes, why in [
+        ("a.avi", (".mp4", ".webm"), r"should end in \.mp4 or \.webm"),
+        ("missing/a.mp4", (".mp4",), "does not exist"),
+        ("folder.mp4", (".mp4",), "cannot be written"),
+    ]:
+        (tmp_path / "folder.mp4").mkdir(exist_ok=True)
+        with pytest.raises(VideoError, match=why):
+            check_output(tmp_path / name, suffixes)
+    check_output(tmp_path / "a.mp4", (".mp4",))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.mp4"]
+    (tmp_path / "b.csv").write_text("kept")
+    check_output(tmp_path / "b.csv", (".csv",))
+    assert (tmp_path / "b.csv").read_text() == "kept"
+
+
+def test_a_log_is_on_the_disk_within_a_second_and_in_whole_lines(tmp_path):
+    log = Log(tmp_path / "a.csv", "a,b")
+    log.write(["1,2"])
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,2\n"
+    end = time.monotonic() + 1
+    count = 0
+    while time.monotonic() < end:
+        log.write([f"{count},2"])
+        count += 1
+        time.sleep(0.01)
+    # No close: as after a crash.
+    assert len(pd.read_csv(tmp_path / "a.csv")) > 0.3 * count
+
+
+def test_a_full_disk_keeps_the_whole_lines_of_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "FLUSH_SECONDS", 0)
+    log = Log(tmp_path / "a.csv", "a,b")
+    log.write(["1,2"])
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, content):
+            return self.file.write(content[: len(content) // 2])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    log._file = Full(log._file)
+    with pytest.raises(VideoError, match="No space left"):
+        log.write(["3,4", "5,6", "7,8"])
+    log.close()
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_an_unwritable_picture_leaves_nothing(tmp_path):
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_picture(tmp_path / "missing" / "a.png", flat(0))
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_picture(tmp_path / "a.png", flat(0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+# ---- The demo
+
+
+def test_the_demo_shows_seven_faces_for_ten_seconds():
+    source = open_source("demo")
+    frames = list(source)
+    assert len(frames) == 300 and frames[-1].time_seconds == pytest.approx(10, abs=0.1)
+    assert {frame.image.shape for frame in frames} == {(480, 640, 3)}
+    assert all(frame.image.dtype == np.uint8 for frame in frames)
+
+
+def test_the_demo_without_its_faces_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(video, "DEMO_FACES", tmp_path / "none.png")
+    with pytest.raises(VideoError, match="demo's faces are missing"):
+        open_source("demo")
