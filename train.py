@@ -2,6 +2,7 @@
 
 python train.py --data PATH      PATH: fer2013.csv, a folder with it or with train/ and test/, or Kaggle's .zip
 python train.py --resume         go on with the latest run after Ctrl-C, a crash or a power cut
+python train.py --data PATH --evaluate    score best_model.keras and write a report on it, changing nothing
 """
 
 import argparse
@@ -47,6 +48,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
         help="go on with this run folder, the latest by default, with the options it was started with",
     )  # fmt: skip
+    scoring = parser.add_argument_group("evaluation")
+    scoring.add_argument("--evaluate", action="store_true", help="train nothing: score --model and write a report")
+    scoring.add_argument("--model", type=Path, default=Path(BEST), help="the model to score")
+    scoring.add_argument("--split", choices=("PublicTest", "PrivateTest"), default="PublicTest", help="faces to score")
     return parser.parse_args(argv)
 
 
@@ -65,11 +70,15 @@ def _share(text: str) -> float:
 def main(argv=None) -> int:
     args = parse_args(argv)
     from data import DataError
+    from model import ModelError
+    from report import ReportError
 
     try:
+        if args.evaluate:
+            return score_model(args)
         run, args, state = open_run(args)
         return train(run, args, state)
-    except (DataError, TrainError) as error:
+    except (DataError, ModelError, ReportError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
@@ -135,6 +144,18 @@ def train(run: Path | None, args, state: dict) -> int:
         training = training[data.stratified(training.labels, args.fraction, args.seed)]
         print(f"Training on {len(training):,} of the faces.")
 
+    if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
+        run = run or new_run(args)
+        try:
+            fit(run, args, state, training, validation, sha256)
+        except KeyboardInterrupt:
+            return interrupted(run)
+    return finish(run, args, dataset, len(training), sha256)
+
+
+def fit(run: Path, args, state: dict, training, validation, sha256: str) -> None:
+    """Train a new network, or the one that the state of a resumed run names, to its end."""
+    import data
     from model import build_model, import_keras
 
     keras = import_keras()
@@ -142,7 +163,6 @@ def train(run: Path | None, args, state: dict) -> int:
     if state:
         model = keras.saving.load_model(run / state["backup"])
     else:
-        run = new_run(args)
         model = build_model(dtype="mixed_bfloat16" if args.mixed_precision else "float32")
         model.compile(
             optimizer=keras.optimizers.Adam(args.learning_rate),
@@ -154,22 +174,17 @@ def train(run: Path | None, args, state: dict) -> int:
 
     first_epoch = state.get("epochs", 0)
     augmentation = None if args.no_augmentation else data.Augmentation()
-    try:
-        if not state.get("stopped"):
-            model.fit(
-                data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch),
-                steps_per_epoch=-(-len(training) // args.batch_size),
-                epochs=args.epochs,
-                initial_epoch=first_epoch,
-                validation_data=(validation.faces, data.one_hot(validation.labels)),
-                validation_batch_size=256,
-                callbacks=make_callbacks(run, args, state, sha256),
-                shuffle=False,  # make_batches has done it
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-    except KeyboardInterrupt:
-        return interrupted(run)
-    return finish(run, args, dataset, len(training), sha256)
+    model.fit(
+        data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch),
+        steps_per_epoch=-(-len(training) // args.batch_size),
+        epochs=args.epochs,
+        initial_epoch=first_epoch,
+        validation_data=(validation.faces, data.one_hot(validation.labels)),
+        validation_batch_size=256,
+        callbacks=make_callbacks(run, args, state, sha256),
+        shuffle=False,  # make_batches has done it
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
 
 
 def new_run(args) -> Path:
@@ -212,7 +227,7 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
     import keras
     import pandas as pd
 
-    from evaluate import draw_curves
+    from figures import draw_curves
 
     kept = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
 
@@ -286,21 +301,19 @@ def interrupted(run: Path) -> int:
 
 
 def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
-    """Score the best model on PublicTest, describe it, and put it in its place."""
-    from data import PUBLIC_TEST
-    from evaluate import draw_confusion, score, score_table
-    from model import load_classifier
+    """Calibrate the best model, describe it, put it in its place, then report on it."""
+    import pandas as pd
 
+    from data import PUBLIC_TEST
+    from model import load_classifier
+    from report import score_splits
+
+    calibration = calibrate(run / BEST, dataset[PUBLIC_TEST])
     (run / BEST).with_suffix(".json").unlink(missing_ok=True)
     classifier = load_classifier(run / BEST)
-    validation = dataset[PUBLIC_TEST]
-    probabilities = classifier.probabilities(validation.faces)
-    scores = score(validation.labels, probabilities)
-    title = f"{PUBLIC_TEST}, n = {scores['n']:,}, accuracy {scores['accuracy']:.2%} (single crop)"
-    draw_confusion(validation.labels, probabilities, title, run / "confusion.png")
-    description = describe(classifier.model, run, args, dataset, training_count, sha256, scores)
+    description = describe(classifier.model, run, args, dataset, training_count, sha256)
+    description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     write_json((run / BEST).with_suffix(".json"), description)
-    print(f"\n{title}\n{score_table(scores)}\nFigures: {run / 'curves.png'}, {run / 'confusion.png'}")
     if args.fraction < 1:
         print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
     else:
@@ -309,11 +322,88 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     write_json(run / STATE, json.loads((run / STATE).read_text(encoding="utf-8")) | {"finished": True})
     for backup in run.glob("backup-*.keras"):
         backup.unlink()
+    draw_augmentation(dataset, run / "augmentation.png")
+    make_report(run, run / BEST, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
 
 
-def describe(model, run: Path, args, dataset, training_count: int, sha256: str, scores: dict) -> dict:
-    """Return what `best_model.json` says: the contract, how the model came about, what it scores."""
+def calibrate(path: Path, validation) -> dict:
+    """Fold into a model the temperature that fits its probabilities to the validation faces; return what was done.
+
+    The answers stay. The error after it is measured with the temperature of the other half of the faces. Done a
+    second time, it finds a temperature of 1 and multiplies it to the one that the description names.
+    """
+    from evaluate import fit_temperature, fold_temperature, predict
+    from model import load_classifier
+    from report import calibration, folded_temperature
+
+    classifier = load_classifier(path)
+    probabilities = predict(classifier.probabilities, validation.faces)
+    temperature = fit_temperature(validation.labels, probabilities)
+    fold_temperature(classifier.model, temperature)
+    total = temperature * folded_temperature(classifier)
+    partial = path.with_name(BEST_PARTIAL)
+    classifier.model.save(partial)
+    partial.replace(path)
+    calibrated = predict(load_classifier(path).probabilities, validation.faces)
+    return calibration(validation.labels, calibrated, total)
+
+
+def make_report(run: Path, model: Path, dataset, split: str, history=None) -> None:
+    """Write report.md, its pictures and scorecard.json into a run folder, and say what is in them."""
+    from evaluate import score_table
+    from model import load_classifier
+    from report import write_report
+
+    print(f"Evaluating {model} on {split}, which takes a few minutes ...", flush=True)
+    card = write_report(run, load_classifier(model), dataset.splits, split, dataset.notes, history)
+    low, high = card["accuracy_interval_95"]
+    print(f"{split}, n = {card['n']:,}: accuracy {card['accuracy']:.2%} ({low:.2%} to {high:.2%}), single crop")
+    print(f"{score_table(card)}\nReport: {run / 'report.md'}, for programs: {run / 'scorecard.json'}")
+
+
+def score_model(args) -> int:
+    """Report on a given model and a named split, changing nothing in the model; the exit status is 0."""
+    import pandas as pd
+
+    import data
+    from model import load_classifier
+
+    args.data = args.data or find_data()
+    load_classifier(args.model)  # what is wrong with it is said before the data is read and anything is written
+    dataset = data.load_fer2013(args.data)
+    print(dataset.summary())
+    if args.split not in dataset.splits:
+        raise TrainError(f"{args.data} has no {args.split}. Choose another --split, or the whole data set.")
+    run = new_run(args)
+    curves = args.model.with_name("history.csv")  # there where the model is still in the folder of its training
+    history = pd.read_csv(curves) if curves.exists() else None
+    make_report(run, args.model, dataset, args.split, history)
+    return 0
+
+
+def draw_augmentation(dataset, path: Path) -> None:
+    """Draw one training face under each augmentation, and under all of them."""
+    from dataclasses import fields
+
+    import numpy as np
+
+    from data import TRAINING, Augmentation, augment
+    from figures import draw_faces
+
+    off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
+    face = dataset[TRAINING].faces[:1]
+    faces, captions = [face[0]], ["as it is"]
+    variants = {name: [Augmentation(**off | {name: getattr(Augmentation(), name)})] * 2 for name in off}
+    for name, settings in (variants | {"all": [Augmentation()] * 5}).items():
+        for seed, setting in enumerate(settings, 1):
+            faces.append(np.asarray(augment(face, np.random.default_rng(seed), setting))[0])
+            captions.append(name.replace("_degrees", ""))
+    draw_faces(np.stack(faces), captions, "One training face under each augmentation and under all", path)
+
+
+def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:
+    """Return what `best_model.json` says of a model's contract and of how it came about."""
     import platform
     from importlib import metadata
 
@@ -325,7 +415,8 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str, 
 
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
-    arguments = {name: value for name, value in vars(args).items() if name not in ("data", "output", "resume")}
+    others = ("data", "output", "resume", "evaluate", "model", "split")
+    arguments = {name: value for name, value in vars(args).items() if name not in others}
     return {
         "labels": list(EMOTIONS),
         "pixel_range": [0, 255],
@@ -346,7 +437,6 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str, 
                 "numpy": np.__version__,
             },
         },
-        "scores": {"split": "PublicTest", "protocol": "single crop", **scores},
     }
 
 

@@ -76,7 +76,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
     assert description["scores"]["accuracy"] == pytest.approx(history["val_accuracy"].max())
     assert description["training"]["best_epoch"] == history["val_accuracy"].idxmax() + 1
-    for figure in ("curves.png", "confusion.png"):
+    for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
         assert cv2.imread(str(run / figure)).std() > 5
     assert not list(run.glob("*partial*"))
     assert not list(finished.glob("*partial*"))
