@@ -15,8 +15,8 @@ from evaluate import SEED, predict, wilson_interval
 from faces import SAME_FACE, crop_faces, find_faces, load_cascade, overlap
 
 CASCADE = Path(__file__).with_name("haarcascade_frontalface_default.xml")
-FRAME_WIDTH, FRAME_HEIGHT = 160, 120  # pixels: small frames, so that thousands of searches take a minute or two
-FACE_PIXELS = 80
+FRAME_WIDTH, FRAME_HEIGHT = 144, 108  # pixels: small frames, so that ten thousand searches take a minute or two
+FACE_PIXELS = 72
 BOX_SHIFT = 0.1  # of the box's width and height
 CLEAN, SHIFTED = "clean", "box shifted by 10 %"
 
@@ -66,7 +66,7 @@ CONDITIONS = {
 
 
 def make_frame(face: np.ndarray, pixels: int = FACE_PIXELS) -> np.ndarray:
-    """Return a gray uint8 (120, 160) frame with the face (48, 48, 1), `pixels` wide, in its middle.
+    """Return a gray uint8 (108, 144) frame with the face (48, 48, 1), `pixels` wide, in its middle.
 
     Around it its border is continued outwards and blurred: a hard edge would help or hinder the search.
     """
