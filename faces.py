@@ -13,7 +13,7 @@ import numpy as np
 FACE_SIZE = 48  # pixels, width and height of a crop: what the network takes
 STILL_SIDE = 1280  # pixels: a picture is shrunk to this longer side before it is searched
 VIDEO_SIDE = 640  # pixels: the same for a frame of a video; faces from 4 % of it on are found
-FOLLOW_SIZE = 40  # pixels: a face is shrunk (or enlarged) to this before it is looked for near its last place
+FOLLOW_SIZE = 36  # pixels: a face is shrunk (or enlarged) to this before it is looked for near its last place
 PROVE_SIZE = 56  # pixels: the same to prove a new face
 # Haar's cascade normalises contrast away, so that shadows and paving stones look like faces to it. A real face sets
 # off more windows around it, and is rarely as flat: a flat box needs twice the evidence.
@@ -23,10 +23,13 @@ FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
 LOOK_AROUND_SECONDS = 1.0  # between searches of the whole frame while every known face is in view
 HURRY_SECONDS = 0.1  # the same while a face is missing, or none is known
+MOST_A_FRAME = 4  # faces that are looked for in one frame; of more, each has its turn,
+TURN_SECONDS = 0.095  # at least ten times a second
 KEEP_SECONDS = 1.0  # a face that is not found keeps its id for so long,
 SHOW_SECONDS = 0.2  # and its box stays for so long
 CALM_SECONDS = 0.15  # time constant of a box at rest
 BRISK_SHIFT = 0.1  # shift in box widths from which a box follows at once
+EYES_SIZE = 120  # pixels: a face is brought to this width before its eyes are looked for
 MAX_TILT_DEGREES = 25  # eyes that are tilted more are two of something else
 
 
@@ -61,16 +64,58 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY if channels == 4 else cv2.COLOR_BGR2GRAY)
 
 
-def crop_faces(gray: np.ndarray, boxes) -> np.ndarray:
+def crop_faces(gray: np.ndarray, boxes, tilts_degrees=None) -> np.ndarray:
     """Cut boxes (x, y, width, height) out of a gray uint8 (height, width) frame as uint8 (n, 48, 48, 1), 0..255.
 
-    Haar's box is FER-2013's framing, so it is cut as it is. What lies beyond the frame is cut off.
+    Haar's box is FER-2013's framing, so it is cut as it is. What lies beyond the frame is cut off. With
+    `tilts_degrees` (n), as `find_tilt` gives them, each face is turned back around its middle.
     """
     crops = np.empty((len(boxes), FACE_SIZE, FACE_SIZE, 1), np.uint8)
-    for crop, box in zip(crops, boxes, strict=True):
+    for i, box in enumerate(boxes):
+        tilt = tilts_degrees[i] if tilts_degrees is not None else 0.0
         x, y, width, height = clip_box(box, gray.shape)
-        crop[:, :, 0] = resize(gray[y : y + height, x : x + width], FACE_SIZE, FACE_SIZE)
+        face = gray[y : y + height, x : x + width]
+        crops[i, :, :, 0] = _level(gray, box, tilt) if tilt else resize(face, FACE_SIZE, FACE_SIZE)
     return crops
+
+
+def _level(gray, box, tilt_degrees: float) -> np.ndarray:
+    """Return the face of a box turned by its tilt, uint8 (48, 48)."""
+    x, y, width, height = box
+    around = clip_box((x - width / 4, y - height / 4, 1.5 * width, 1.5 * height), gray.shape)
+    zoom = FACE_SIZE / width
+    small = resize(
+        gray[around[1] : around[1] + around[3], around[0] : around[0] + around[2]],
+        max(round(around[2] * zoom), 1),
+        max(round(around[3] * zoom), 1),
+    )
+    middle = ((x + width / 2 - around[0]) * zoom, (y + height / 2 - around[1]) * zoom)
+    turn = cv2.getRotationMatrix2D(middle, tilt_degrees, 1.0)
+    turn[:, 2] += FACE_SIZE / 2 - np.array(middle)
+    return cv2.warpAffine(small, turn, (FACE_SIZE, FACE_SIZE), borderMode=cv2.BORDER_REPLICATE)
+
+
+def find_tilt(eye_cascade, gray: np.ndarray, box) -> float:
+    """Return by how many degrees the line of a face's eyes falls to the right; 0 where two eyes are not found.
+
+    A tilt of more than 25 degrees is taken for a false pair of eyes and is 0 as well.
+    """
+    x, y, width, height = clip_box(box, gray.shape)
+    upper = resize(gray[y : y + max(round(0.65 * height), 1), x : x + width], EYES_SIZE, round(0.65 * EYES_SIZE))
+    sizes = {"minSize": (EYES_SIZE // 7,) * 2, "maxSize": (EYES_SIZE // 3,) * 2}
+    found, windows = eye_cascade.detectMultiScale2(upper, 1.1, 3, **sizes)
+    best = [None, None]  # the most certain eye of each half: (windows, centre)
+    for (left, top, eye_width, eye_height), count in zip(found, windows, strict=True):
+        centre = left + eye_width / 2, top + eye_height / 2
+        side = int(centre[0] > EYES_SIZE / 2)
+        if best[side] is None or count > best[side][0]:
+            best[side] = count, centre
+    if None in best:
+        return 0.0
+    (_, (left_x, left_y)), (_, (right_x, right_y)) = best
+    tilt = math.degrees(math.atan2(right_y - left_y, right_x - left_x))
+    apart = (right_x - left_x) / EYES_SIZE
+    return tilt if abs(tilt) <= MAX_TILT_DEGREES and apart > 0.25 else 0.0
 
 
 def clip_box(box, shape) -> tuple[int, int, int, int]:
@@ -108,11 +153,11 @@ def _is_same(a, b) -> bool:
 def search_near(cascade, gray, box, size: int, scale_factor: float, min_neighbors: int):
     """Look for the face of a box around it, shrunk so that it is `size` pixels wide; return [(box, windows)]."""
     x, y, width, height = box
-    left, top, region_width, region_height = clip_box(
-        (x - width / 2, y - height / 2, 2 * width, 2 * height), gray.shape
-    )
-    region = gray[top : top + region_height, left : left + region_width]
+    around = (x - 0.4 * width, y - 0.4 * height, 1.8 * width, 1.8 * height)
+    left, top, region_width, region_height = clip_box(around, gray.shape)
     zoom = size / width
+    step = max(int(0.5 / zoom), 1)  # of a large face, a quarter of the pixels and less says the same
+    region = gray[top : top + region_height : step, left : left + region_width : step]
     region = resize(region, max(round(region_width * zoom), 1), max(round(region_height * zoom), 1))
     found, windows = cascade.detectMultiScale2(
         region, scale_factor, min_neighbors, minSize=(int(0.75 * size),) * 2, maxSize=(int(1.35 * size),) * 2
@@ -157,12 +202,18 @@ def find_faces(cascade, gray: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 @dataclass
 class Face:
-    """A followed face: `id` counts from 1, `box` is as shown (calmed), `seen_seconds` when it was last found."""
+    """A followed face: `id` counts from 1, `box` is as shown (calmed); when it was last looked for, and found."""
 
     id: int
     box: tuple[int, int, int, int]
+    looked_seconds: float
     seen_seconds: float
     exact: np.ndarray = field(repr=False)  # (4,) centre x, centre y, width, height, calmed
+
+    @property
+    def in_view(self) -> bool:
+        """Whether it was found when it was last looked for."""
+        return self.seen_seconds == self.looked_seconds
 
 
 class Tracker:
@@ -184,10 +235,11 @@ class Tracker:
             gray.shape != self._shape or time_seconds < self._time_seconds
         ):  # another resolution, or a film that starts again
             self.faces, self._shape, self._searched_seconds = [], gray.shape, -math.inf
-        for face in self.faces:
-            self._follow(face, gray, time_seconds)
+        for i, face in enumerate(sorted(self.faces, key=lambda face: face.looked_seconds)):
+            if i < MOST_A_FRAME or time_seconds - face.looked_seconds >= TURN_SECONDS:
+                self._follow(face, gray, time_seconds)
         self._drop_doubles()
-        missing = not self.faces or any(face.seen_seconds < time_seconds for face in self.faces)
+        missing = not self.faces or any(not face.in_view for face in self.faces)
         if time_seconds - self._searched_seconds >= (HURRY_SECONDS if missing else LOOK_AROUND_SECONDS):
             self._searched_seconds = time_seconds
             self._look_around(gray, time_seconds)
@@ -196,21 +248,21 @@ class Tracker:
         return [face for face in self.faces if time_seconds - face.seen_seconds <= SHOW_SECONDS]
 
     def _follow(self, face: Face, gray, time_seconds: float) -> None:
+        since_seconds, face.looked_seconds = time_seconds - face.looked_seconds, time_seconds
         near = search_near(self.cascade, gray, face.box, FOLLOW_SIZE, 1.1, 3)
         if near:
             box = max(near, key=lambda item: (overlap(item[0], face.box), item[1]))[0]
-            self._move(face, box, time_seconds)
+            self._move(face, box, since_seconds)
 
-    def _move(self, face: Face, box, time_seconds: float) -> None:
+    def _move(self, face: Face, box, since_seconds: float) -> None:
         """Take a newly found box: a head at rest keeps a calm box, a moving one is followed at once."""
-        x, y, width, height = box
-        found = np.array([x + width / 2, y + height / 2, width, height])
-        shift = np.abs(found - face.exact).max() / width
-        calm = 1 - math.exp(-max(time_seconds - self._time_seconds, 0) / CALM_SECONDS)
+        found = _exact(box)
+        shift = np.abs(found - face.exact).max() / found[2]
+        calm = 1 - math.exp(-max(since_seconds, 0) / CALM_SECONDS)
         face.exact = face.exact + max(calm, min(shift / BRISK_SHIFT, 1.0)) * (found - face.exact)
         x, y, width, height = face.exact
         face.box = clip_box((x - width / 2, y - height / 2, width, height), self._shape)
-        face.seen_seconds = time_seconds
+        face.seen_seconds = face.looked_seconds
 
     def _drop_doubles(self) -> None:
         """Where two boxes have come to lie on one face, keep the one that was known first."""
@@ -221,19 +273,25 @@ class Tracker:
         self.faces = kept
 
     def _look_around(self, gray, time_seconds: float) -> None:
+        """Search the whole frame: find missing faces again where they were, and new ones."""
         for candidate in _search_all(self.cascade, gray, VIDEO_SIDE, 1.2, 2):
-            if any(_is_same(candidate, face.box) for face in self.faces if face.seen_seconds == time_seconds):
+            if any(_is_same(candidate, face.box) for face in self.faces if face.in_view):
                 continue
             box = _prove(self.cascade, gray, candidate)
-            if box is None:
+            known = [face for face in self.faces if box is not None and _is_same(box, face.box)]
+            if box is None or any(face.in_view for face in known):
                 continue
-            missed = [face for face in self.faces if _is_same(box, face.box)]
-            if any(face.seen_seconds == time_seconds for face in missed):
-                continue
-            if missed:
-                self._move(max(missed, key=lambda face: overlap(box, face.box)), box, time_seconds)
+            if known:
+                face = max(known, key=lambda face: overlap(box, face.box))
+                face.looked_seconds = time_seconds
+                self._move(face, box, math.inf)
             else:
-                x, y, width, height = box
-                exact = np.array([x + width / 2, y + height / 2, width, height])
-                self.faces.append(Face(self._next_id, clip_box(box, gray.shape), time_seconds, exact))
+                self.faces.append(
+                    Face(self._next_id, clip_box(box, gray.shape), time_seconds, time_seconds, _exact(box))
+                )
                 self._next_id += 1
+
+
+def _exact(box) -> np.ndarray:
+    x, y, width, height = box
+    return np.array([x + width / 2, y + height / 2, width, height])

@@ -57,6 +57,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument(
         "--cascade", type=Path, default=HERE / "haarcascade_frontalface_default.xml", help="Haar cascade"
     )
+    group.add_argument("--align", action="store_true", help="level the eyes first; costs about 5 ms a face")
+    group = parser.add_argument_group("help")
+    group.add_argument(
+        "--check", action="store_true", help="say what is well on this machine, and how to mend the rest"
+    )
     return parser.parse_args(argv)
 
 
@@ -95,7 +100,7 @@ class Steadier:
 
     def __init__(self, smoothing_seconds: float, threshold: float):
         self.smoothing_seconds, self.threshold = smoothing_seconds, threshold
-        self.probabilities = None
+        self.probabilities, self.label = None, ""
         self._time_seconds = 0.0
         self._emotion = 0
         self._certain = True
@@ -118,7 +123,8 @@ class Steadier:
         needed = self.threshold + (CERTAIN_MARGIN if steady and not self._certain else 0.0)
         self._certain = bool(probabilities[self._emotion] >= needed)
         self.probabilities, self._time_seconds = probabilities, time_seconds
-        return probabilities, EMOTIONS[self._emotion] if self._certain else UNCERTAIN
+        self.label = EMOTIONS[self._emotion] if self._certain else UNCERTAIN
+        return probabilities, self.label
 
 
 class Loader(threading.Thread):
@@ -192,10 +198,10 @@ class Summary:
 class Live:
     """The loop from frames to window, file and log, and what the keys have set."""
 
-    def __init__(self, args, source, cascade, window, picture: Path | None, recording, log):
+    def __init__(self, args, source, cascade, eyes, window, picture: Path | None, recording, log):
         from faces import Tracker
 
-        self.args, self.source, self.cascade = args, source, cascade
+        self.args, self.source, self.cascade, self.eyes = args, source, cascade, eyes
         self.window, self.picture, self.recording, self.log = window, picture, recording, log
         self.tracker = Tracker(cascade)
         self.steadiers: dict[int, Steadier] = {}
@@ -272,26 +278,29 @@ class Live:
         return cv2.flip(image, 1) if self.mirror else image
 
     def _read_faces(self, image, frame, classifier) -> list[Reading]:
-        from faces import Face, crop_faces, find_faces, to_gray
+        from faces import Face, crop_faces, find_faces, find_tilt, to_gray
 
+        now = frame.time_seconds
         with self.summary.timed("detecting"):
             gray = to_gray(image)
             if self.source.still:
                 self.steadiers = {}
-                found = [Face(i, box, 0.0, None) for i, box in enumerate(find_faces(self.cascade, gray), 1)]
+                found = [Face(i, box, now, now, None) for i, box in enumerate(find_faces(self.cascade, gray), 1)]
             else:
-                found = self.tracker.update(gray, frame.time_seconds)
+                found = self.tracker.update(gray, now)
+            fresh = [face for face in found if face.looked_seconds == now or face.id not in self.steadiers]
+            boxes = [face.box for face in fresh]
+            tilts = [find_tilt(self.eyes, gray, box) for box in boxes] if self.eyes else None
         with self.summary.timed("classifying"):
-            probabilities = classifier.probabilities(crop_faces(gray, [face.box for face in found]))
-        readings = []
-        for face, row in zip(found, probabilities, strict=True):
-            steadier = self.steadiers.get(face.id)
-            if steadier is None:
-                steadier = self.steadiers[face.id] = Steadier(self.args.smoothing, self.args.threshold)
-            readings.append(Reading(face.id, face.box, *steadier.update(row, frame.time_seconds)))
+            probabilities = classifier.probabilities(crop_faces(gray, boxes, tilts))
+            for face, row in zip(fresh, probabilities, strict=True):
+                if face.id not in self.steadiers:
+                    self.steadiers[face.id] = Steadier(self.args.smoothing, self.args.threshold)
+                self.steadiers[face.id].update(row, now)
         kept = {face.id for face in self.tracker.faces} | {face.id for face in found}
         self.steadiers = {id: steadier for id, steadier in self.steadiers.items() if id in kept}
-        return readings
+        steady = [self.steadiers[face.id] for face in found]
+        return [Reading(face.id, face.box, s.probabilities, s.label) for face, s in zip(found, steady, strict=True)]
 
     def _write(self, image, time_seconds: float) -> None:
         from video import write_picture
@@ -357,6 +366,8 @@ def _log_line(frame, reading: Reading) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Open everything, loop, close everything, say what went by; return the exit status."""
+    import cv2
+
     import video
     from faces import load_cascade
 
@@ -367,13 +378,14 @@ def run(args: argparse.Namespace) -> int:
             if probe:
                 stack.callback(probe.close)
             cascade = load_cascade(args.cascade)
+            eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml") if args.align else None
             loader = Loader(args.model)
             source = video.open_source(args.source)
             stack.callback(source.close)
             picture, recording, log = _open_outputs(args, source, stack)
             loader.start()
             window = _open_window(args, probe, stack)
-            live = Live(args, source, cascade, window, picture, recording, log)
+            live = Live(args, source, cascade, eyes, window, picture, recording, log)
             live.run(loader)
     finally:
         if live and live.summary.frames:
@@ -428,6 +440,10 @@ def main(argv=None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # else cameras take long on Windows
     try:
+        if args.check:
+            from check import check
+
+            return 0 if check(args.cascade, args.model) else 2
         from faces import CascadeError
         from model import ModelError
         from video import VideoError
@@ -437,6 +453,9 @@ def main(argv=None) -> int:
         except (CascadeError, ModelError, VideoError) as error:
             print(f"main.py: {error}", file=sys.stderr)
             return 2
+    except ImportError as error:
+        print(f"main.py: {error}. Install what is needed: pip install -r requirements.txt", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -510,7 +510,9 @@ def display():
             pytest.skip(f"{tool} is not installed")
     read, write = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24"], pass_fds=[write], stderr=subprocess.DEVNULL
+        ["Xvfb", "-noreset", "-displayfd", str(write), "-screen", "0", "1024x768x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
     )
     os.close(write)
     with os.fdopen(read) as numbers:
