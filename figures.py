@@ -216,7 +216,8 @@ def draw_faces(faces: np.ndarray, captions: list[str], title: str, path: Path, c
     columns = max(min(columns, len(faces)), 1)
     rows = max(-(-len(faces) // columns), 1)
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    side = WIDTH / max(columns, 5)
+    height, width = np.shape(faces[0])[:2]
+    side = WIDTH / max(columns, 5) * height / width
     figure, axes = new_figure(rows * (side + 0.14 * lines) + 0.3, rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

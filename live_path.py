@@ -5,6 +5,7 @@ The faces come ready-cut, so the frames are made: each face enlarged, its border
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from os import cpu_count
 from pathlib import Path
 
@@ -72,21 +73,21 @@ def make_frame(face: np.ndarray, pixels: int = FACE_PIXELS) -> np.ndarray:
     """
     interpolation = cv2.INTER_CUBIC if pixels > len(face) else cv2.INTER_AREA
     face = cv2.resize(face, (pixels, pixels), interpolation=interpolation)
-    left, top, _, _ = box = true_box(pixels)
+    left, top, _, _ = true_box(pixels)
     right, bottom = FRAME_WIDTH - left - pixels, FRAME_HEIGHT - top - pixels
     frame = cv2.copyMakeBorder(face, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    frame = cv2.GaussianBlur(frame, (0, 0), pixels / 6)
-    inside = np.zeros(frame.shape, np.float32)
-    _cut(inside, box)[:] = 1
-    inside = cv2.GaussianBlur(inside, (0, 0), pixels / 24)  # the face fades into its surroundings, outside of itself
-    _cut(inside, box)[:] = 1
-    continued = cv2.copyMakeBorder(face, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    return np.uint8(np.round(inside * continued + (1 - inside) * frame))
+    blurred = cv2.blur(cv2.blur(frame, (pixels // 3, pixels // 3)), (pixels // 3, pixels // 3))
+    inside = _inside(pixels)
+    return np.uint8(np.round(inside * frame + (1 - inside) * blurred))
 
 
-def _cut(image: np.ndarray, box) -> np.ndarray:
-    x, y, width, height = box
-    return image[y : y + height, x : x + width]
+@lru_cache
+def _inside(pixels: int) -> np.ndarray:
+    """Return 1 within the true box, fading to 0 around it, float32 of a frame's shape."""
+    x, y, width, height = true_box(pixels)
+    box = np.zeros((FRAME_HEIGHT, FRAME_WIDTH), np.float32)
+    box[y : y + height, x : x + width] = 1
+    return np.maximum(box, cv2.GaussianBlur(box, (0, 0), pixels / 24))
 
 
 def true_box(pixels: int) -> tuple[int, int, int, int]:

@@ -177,18 +177,27 @@ def draw_data(run: Path, splits: dict, oddities: dict) -> None:
     """Draw the counts, the faces with the most copies, and those with different labels."""
     figures.draw_counts(count_frame(splits), run / "data_counts.png")
     for name, groups, title in (
-        ("copies.png", oddities["most_copied"], "The faces with the most exact copies"),
-        ("label_conflicts.png", oddities["conflicts"][:SHOWN], "The same face, byte by byte, with different labels"),
+        (
+            "copies.png",
+            oddities["most_copied"],
+            "The faces with the most exact copies (in Training where no other split is named)",
+        ),
+        (
+            "label_conflicts.png",
+            oddities["conflicts"][:10],
+            "The same face, byte by byte, under different labels (in Training where no other is named)",
+        ),
     ):
         if groups:
             faces = np.stack([splits[group[0][0]].faces[group[0][1]] for group in groups])
-            figures.draw_faces(faces, [group_caption(group) for group in groups], title, run / name)
+            figures.draw_faces(faces, [group_caption(group) for group in groups], title, run / name, columns=5)
 
 
 def group_caption(group: list[tuple[str, int, int]]) -> str:
-    """Return a line for each label of a group of equal faces: how often, where."""
-    counts = pd.Series([f"{EMOTIONS[label]} ({name})" for name, _, label in group]).value_counts()
-    return "\n".join(f"{count} × {what}" for what, count in counts.items())
+    """Return a line for each label of a group of equal faces: how often, and where if not in Training."""
+    where = {TRAINING: ""}
+    lines = pd.Series([EMOTIONS[label] + where.get(name, f" ({name[:-4]})") for name, _, label in group])
+    return "\n".join(f"{count} × {what}" for what, count in lines.value_counts().items())
 
 
 def count_frame(splits: dict) -> pd.DataFrame:
