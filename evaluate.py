@@ -277,13 +277,17 @@ def grad_cam(model, faces: np.ndarray, codes) -> np.ndarray:
 
     Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the last ReLU of at least 6 x 6. Its weights, the mean
     gradients of the logit by channel, are taken as differences, so that every Keras backend can do it.
+    Raises `ValueError` where the network has no such layer, or another way around it.
     """
     import keras
 
     last = model.layers[-1]  # dense, before its softmax
     kernel, bias = last.get_weights()
     rectified = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
-    layer = [layer for layer in rectified if len(layer.output.shape) == 4 and layer.output.shape[1] >= 6][-1]
+    large_maps = [layer for layer in rectified if len(layer.output.shape) == 4 and layer.output.shape[1] >= 6]
+    if not large_maps:
+        raise ValueError("The network has no ReLU with maps of at least 6 x 6.")
+    layer = large_maps[-1]
     features = keras.Model(model.input, layer.output)
     rest = keras.Model(layer.output, last.input)
     maps = keras.ops.convert_to_numpy(features(faces))  # (n, h, w, c)

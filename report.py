@@ -41,7 +41,7 @@ def write_report(run: Path, classifier, splits: dict, split_name: str, notes=(),
     oddities = evaluate.audit(splits)
     draw_data(run, splits, oddities)
     parts = [
-        title_part(card), class_part(frame), calibration_part(card), live_part(card), face_part(),
+        title_part(card), class_part(frame), calibration_part(card), live_part(card), face_part(run),
         training_part(history), data_part(splits, oddities, notes),
     ]  # fmt: skip
     (run / "report.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
@@ -168,7 +168,10 @@ def draw_looks(path: Path, model, split, certainty: np.ndarray, right: np.ndarra
     """Draw Grad-CAM for one face a class: the most certain right one, else the most certain."""
     codes = np.unique(split.labels)
     rows = [int(np.argmax(np.where(split.labels == code, certainty + right, -1))) for code in codes]
-    maps = evaluate.grad_cam(model, split.faces[rows], codes)
+    try:
+        maps = evaluate.grad_cam(model, split.faces[rows], codes)
+    except ValueError:  # another architecture: the report does without this picture
+        return
     title = "Where the network looks for the true emotion (Grad-CAM: bright and yellow most)"
     figures.draw_grad_cam(split.faces[rows], maps, [captions[row] for row in rows], title, path)
 
@@ -296,16 +299,15 @@ a still picture, then the crop. Found: a box overlaps the true one by at least {
 ![Conditions](live_conditions.png)"""
 
 
-def face_part() -> str:
-    return """## Single faces
-
-![The most certain errors](worst_errors.png)
-
-![The least certain faces](least_certain.png)
-
-![Where the network looks](grad_cam.png)
-
-![Samples](samples.png)"""
+def face_part(run: Path) -> str:
+    pictures = (
+        ("The most certain errors", "worst_errors.png"),
+        ("The least certain faces", "least_certain.png"),
+        ("Where the network looks", "grad_cam.png"),
+        ("Samples", "samples.png"),
+    )
+    shown = [f"![{title}]({name})" for title, name in pictures if (run / name).exists()]
+    return "\n\n".join(["## Single faces", *shown])
 
 
 def training_part(history: pd.DataFrame | None) -> str:
