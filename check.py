@@ -77,9 +77,7 @@ def _window() -> str:
     probe = DisplayProbe()
     try:
         if not probe.answer():
-            raise RuntimeError(
-                "no display answers: log in with a desktop, or use --no-window with --output or --log"
-            )
+            raise RuntimeError("no display answers: log in with a desktop, or use --no-window with --output or --log")
     finally:
         probe.close()
     return f"OpenCV opens one ({gui})"

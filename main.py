@@ -22,7 +22,7 @@ TITLE = "Emotion Detector"
 LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label"
 STAGES = ("reading", "detecting", "classifying", "drawing")
 LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
-CERTAIN_MARGIN = 0.05  # an uncertain label has to pass the threshold by so much to become certain
+CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
     group.add_argument("--threshold", type=_share, default=0.4, help="below this probability the label is uncertain")
     group.add_argument(
-        "--smoothing", type=_seconds, default=0.3, metavar="SECONDS", help="time constant of a face's label; 0: none"
+        "--smoothing", type=_seconds, default=0.25, metavar="SECONDS", help="time constant of a face's label; 0: none"
     )
     group.add_argument("--probabilities", action="store_true", help="show the seven bars of each face")
     group = parser.add_argument_group("faces")

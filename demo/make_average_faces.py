@@ -20,7 +20,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def average_faces(faces, labels, exaggeration=1.5, sharpening=1.5):
+def average_faces(faces, labels, exaggeration=1.7, sharpening=2.5):
     """Return uint8 (7, 192, 192) average faces of uint8 (n, 48, 48, 1) faces and their labels, Kaggle's codes.
 
     Every face counts with the same brightness and contrast, and with its mirror image. The differences of the

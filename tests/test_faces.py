@@ -1,6 +1,7 @@
 """Finding, following and cropping faces, on the demo's faces."""
 
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from faces import (
     clip_box,
     crop_faces,
     find_faces,
+    find_tilt,
     load_cascade,
     overlap,
     to_gray,
@@ -225,3 +227,51 @@ def test_another_resolution_or_time_running_back_starts_again(cascade, face):
     (found,) = tracker.update(at(face, 100, 60, width=320, height=240), 5.1)
     assert found.box[0] + found.box[2] <= 320
     assert len(tracker.update(at(face, 100, 60, width=320, height=240), 0.0)) == 1
+
+
+def test_of_many_faces_each_has_its_turn_ten_times_a_second(cascade, face):
+    frame = np.tile(cv2.resize(face, (160, 160)), (2, 4))
+    tracker = Tracker(cascade)
+    tracker.update(frame, 0.0)
+    assert len(tracker.faces) == 8
+    for i in range(1, 12):
+        found = tracker.update(frame, i / 30)
+        assert len(found) == 8
+        assert sum(face.looked_seconds == i / 30 for face in found) == 4
+        assert max(i / 30 - face.looked_seconds for face in found) <= 0.1
+
+
+# ---- Level eyes
+
+
+def turned(face, degrees):
+    """The face turned clockwise."""
+    turn = cv2.getRotationMatrix2D((150, 150), -degrees, 1.0)
+    return cv2.warpAffine(face, turn, (300, 300), borderMode=cv2.BORDER_REPLICATE)
+
+
+@pytest.mark.parametrize("degrees", [-20, 12])
+def test_a_tilted_face_is_cropped_upright(face, degrees):
+    box = (50, 50, 200, 200)
+    upright = crop_faces(face, [box]).astype(int)
+    tilted = turned(face, degrees)
+    left, levelled = crop_faces(tilted, [box]).astype(int), crop_faces(tilted, [box], [degrees]).astype(int)
+    assert np.abs(levelled - upright).mean() < 0.35 * np.abs(left - upright).mean()
+    assert np.array_equal(crop_faces(face, [box], [0.0]), crop_faces(face, [box]))
+
+
+def test_without_two_eyes_a_face_is_left_as_it_is():
+    eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml")
+    assert find_tilt(eyes, np.full((200, 200), 120, np.uint8), (0, 0, 200, 200)) == 0
+    assert find_tilt(eyes, np.full((1, 1), 120, np.uint8), (0, 0, 1, 1)) == 0
+
+
+@pytest.mark.parametrize(
+    "eyes, tilt", [([(20, 40), (80, 40)], 0), ([(20, 30), (80, 46)], 14.9), ([(20, 10), (80, 60)], 0)]
+)
+def test_the_tilt_is_that_of_the_line_through_the_eyes_within_a_limit(eyes, tilt):
+    class Eyes:
+        def detectMultiScale2(self, image, *args, **sizes):  # OpenCV's name
+            return [(x, y, 20, 20) for x, y in eyes], [9, 9]
+
+    assert find_tilt(Eyes(), np.zeros((200, 200), np.uint8), (0, 0, 200, 200)) == pytest.approx(tilt, abs=0.1)

@@ -440,6 +440,33 @@ def test_smoothing_belongs_to_the_face(run, tmp_path, demo):
     assert (left["x"] < 200).all() and (right["x"] > 200).all()
 
 
+def test_level_eyes_on_request(run, tmp_path, film):
+    status, _, err = run("--source", film, "--no-window", "--align", "--log", tmp_path / "x.csv")
+    assert status == 0 and err == "" and len(pd.read_csv(tmp_path / "x.csv")) == 30
+
+
+# ---- --check
+
+
+def test_check_says_what_is_well(run, cameras, monkeypatch):
+    cameras(None, noise(50, 120, 160))
+    install(monkeypatch, scripted_window([]))
+    status, out, _ = run("--check")
+    assert status == 0 and "FAIL" not in out and "All is well." in out
+    assert "1: 160x120, " in out and "finds the demo's face" in out
+
+
+def test_check_says_how_to_mend_what_is_not(run, cameras, monkeypatch, tmp_path):
+    cameras()
+    install(monkeypatch, scripted_window([]))
+    status, out, _ = run("--check", "--cascade", tmp_path / "none.xml", model=tmp_path / "none.keras")
+    assert status == 2
+    failures = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert len(failures) == 3
+    for line, mend in zip(failures, ("--cascade PATH", "--source demo", "python train.py"), strict=True):
+        assert mend in line
+
+
 # ---- As a process of its own: signals, displays, a window
 
 
