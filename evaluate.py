@@ -291,7 +291,7 @@ def grad_cam(model, faces: np.ndarray, codes) -> np.ndarray:
     features = keras.Model(model.input, layer.output)
     rest = keras.Model(layer.output, last.input)
     maps = keras.ops.convert_to_numpy(features(faces))  # (n, h, w, c)
-    step = 1e-2 * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None, :]  # one channel after the other
+    step = 3e-3 * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None, :]  # one channel after the other
     looked = []
     for channels, code in zip(maps, codes, strict=True):
         up, down = (keras.ops.convert_to_numpy(rest(channels + sign * step)) @ kernel + bias for sign in (1, -1))
