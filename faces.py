@@ -21,8 +21,8 @@ PROOF = 25  # windows around a new face at PROVE_SIZE that have to agree
 FLAT_PROOF = 60  # the same where the contrast is below FLAT
 FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
-LOOK_AROUND_SECONDS = 1.0  # between searches of the whole frame while every known face is in view
-HURRY_SECONDS = 0.1  # the same while a face is missing, or none is known
+LOOK_AROUND_SECONDS = 1.5  # between searches of the whole frame while every known face is in view
+HURRY_SECONDS = 0.15  # the same while a face is missing, or none is known
 MOST_A_FRAME = 4  # faces that are looked for in one frame; of more, each has its turn,
 TURN_SECONDS = 0.095  # at least ten times a second
 KEEP_SECONDS = 1.0  # a face that is not found keeps its id for so long,
@@ -218,7 +218,7 @@ class Face:
 
 class Tracker:
     """Follows faces through the frames of a video: each is looked for near its last place, which costs a tenth of a
-    search of the whole frame; that comes once a second, and ten times a second while a face is missing.
+    search of the whole frame; that comes every second and a half, and more often while a face is missing.
     """
 
     def __init__(self, cascade):
