@@ -260,11 +260,12 @@ class Live:
             return image
         with self.summary.timed("drawing"):
             image = image.copy()
+            for reading in readings if self.bars else []:  # first, so that no label is hidden by another face's bars
+                overlay.draw_bars(image, reading.box, reading.probabilities)
             for reading in readings:
-                bars = reading.probabilities if self.bars else None
-                overlay.draw_face(image, reading.box, reading.label, reading.probability, bars)
+                overlay.draw_face(image, reading.box, reading.label, reading.probability)
             self._stamps.append(time.perf_counter())
-            if len(self._stamps) > 1 and not self.source.still:
+            if len(self._stamps) > 1 and not self.source.still and not frame.fault:
                 rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
                 overlay.draw_status(image, f"{rate:.0f} fps")
             if frame.fault:
@@ -424,6 +425,7 @@ def _open_window(args, probe, stack):
     if probe.answer():
         window = video.Window(TITLE)
         stack.callback(window.close)
+        probe.close()
         return window
     if not (args.output or args.log):
         raise video.VideoError(

@@ -34,8 +34,8 @@ def text_scale(shape) -> float:
     return min(max(min(shape[0], shape[1] * 0.75) / 800, 0.4), 4.0)
 
 
-def draw_face(image: np.ndarray, box, label: str, probability: float, probabilities=None) -> None:
-    """Draw a face's box and its label with the probability; with `probabilities` (7,) also a bar for each emotion."""
+def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
+    """Draw a face's box (x, y, width, height) and its label, an emotion with its probability 0..1 or "uncertain"."""
     x, y, width, height = box
     scale = text_scale(image.shape)
     color = COLORS[label]
@@ -46,13 +46,12 @@ def draw_face(image: np.ndarray, box, label: str, probability: float, probabilit
     _, line_height, _ = _text_size(text, scale)
     top = y - line_height if y >= line_height else min(y + height, image.shape[0] - line_height)
     draw_text(image, text, (x, top), scale, _ink(color), color)
-    if probabilities is not None:
-        _draw_bars(image, box, probabilities, 0.75 * scale)
 
 
-def _draw_bars(image, box, probabilities, scale) -> None:
-    """Seven bars beside the box, to the right where there is room, else to the left, else over the face."""
+def draw_bars(image: np.ndarray, box, probabilities) -> None:
+    """Draw a bar for each of the probabilities (7,) beside the box: right of it, else left, else over the face."""
     x, y, width, _ = box
+    scale = 0.75 * text_scale(image.shape)
     name_width = max(_text_size(name, scale)[0] for name in EMOTIONS)
     line_height = _text_size("x", scale)[1]
     bar_width = round(110 * scale)

@@ -481,11 +481,12 @@ class Log:
 class DisplayProbe:
     """Finds out whether a window can be opened, by a process of its own: OpenCV aborts where it cannot.
 
-    It keeps its window until `close`: a bare X server starts anew when the last one goes, and throws others out.
+    It stays connected until `close`: a bare X server starts anew when the last program goes, and throws others out.
     """
 
     COMMAND = (
-        "import cv2, sys; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE); print('yes', flush=True); sys.stdin.read()"
+        "import cv2, sys; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL); "
+        "cv2.destroyAllWindows(); print('yes', flush=True); sys.stdin.read()"
     )
 
     def __init__(self):
@@ -505,6 +506,7 @@ class DisplayProbe:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
 
 class Window:
@@ -515,15 +517,15 @@ class Window:
     def __init__(self, title: str):
         self.title = title
         self.closed = False
-        self._opened = self._was_visible = False
+        self._sized = self._was_visible = False
+        cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
 
     def show(self, image: np.ndarray) -> None:
-        """Show a frame; the window opens with the first one, at its size."""
-        if not self._opened:
-            cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        """Show a frame; the window takes the size of the first one."""
+        if not self._sized:
             zoom = min(self.LARGEST[0] / image.shape[1], self.LARGEST[1] / image.shape[0], 1.0)
             cv2.resizeWindow(self.title, round(image.shape[1] * zoom), round(image.shape[0] * zoom))
-            self._opened = True
+            self._sized = True
         cv2.imshow(self.title, image)
 
     def wait_key(self, seconds: float) -> str:
@@ -538,5 +540,4 @@ class Window:
         return chr(code & 0xFF) if code >= 0 else ""
 
     def close(self) -> None:
-        if self._opened:
-            cv2.destroyAllWindows()
+        cv2.destroyAllWindows()

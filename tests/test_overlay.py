@@ -11,6 +11,11 @@ SHAPES = [(480, 640, 3), (1080, 1920, 3), (120, 160, 3), (2000, 300, 3), (40, 40
 CORNERS = [(0, 0), (-20, -20), (10_000, 10_000), (0, 10_000)]
 
 
+def draw_all(image, box, label):
+    overlay.draw_bars(image, box, PROBABILITIES)
+    overlay.draw_face(image, box, label, 0.5)
+
+
 def changed_box(before, after):
     """Return the rows and columns between which two images differ."""
     rows, columns = np.nonzero((before != after).any(axis=2))
@@ -22,7 +27,7 @@ def test_every_drawing_works_at_every_size(shape):
     height, width, _ = shape
     for box in [(0, 0, width, height), (width // 2, height // 2, max(width // 2, 1), max(height // 2, 1))]:
         for draw in (
-            lambda image, box=box: overlay.draw_face(image, box, "surprise", 0.5, PROBABILITIES),
+            lambda image, box=box: draw_all(image, box, "surprise"),
             lambda image: overlay.draw_status(image, "30 fps"),
             lambda image: overlay.draw_message(image, "camera 0 sends no picture: connecting again"),
             overlay.draw_help,
@@ -43,8 +48,8 @@ def test_text_is_moved_into_the_frame(corner):
 @pytest.mark.parametrize("box", [(0, 0, 100, 100), (540, 0, 100, 100), (540, 380, 100, 100), (0, 0, 640, 480)])
 def test_label_and_bars_of_a_face_at_the_edge_are_whole(box):
     whole, image = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
-    overlay.draw_face(whole, (250, 200, 100, 100), "happy", 0.5, PROBABILITIES)
-    overlay.draw_face(image, box, "happy", 0.5, PROBABILITIES)
+    draw_all(whole, (250, 200, 100, 100), "happy")
+    draw_all(image, box, "happy")
     # The longest bar has the label's color, as have box and label: all three are there at the edge as in the middle.
     color = overlay.COLORS["happy"]
     assert (image == color).all(axis=2).sum() > 0.5 * (whole == color).all(axis=2).sum()
@@ -82,7 +87,7 @@ def test_text_grows_with_the_frame():
 
 def test_bars_are_as_long_as_their_probabilities():
     image = np.full((480, 640, 3), 128, np.uint8)
-    overlay.draw_face(image, (50, 100, 200, 200), "happy", 0.5, PROBABILITIES)
+    draw_all(image, (50, 100, 200, 200), "happy")
     right = image[:, 260:]  # without box and label
     lengths = {name: (right == overlay.COLORS[name]).all(axis=2).sum(axis=1).max() for name in EMOTIONS}
     assert lengths["happy"] == max(lengths.values())
