@@ -37,7 +37,7 @@ def text_scale(shape) -> float:
 def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
     """Draw a face's box (x, y, width, height) and its label, an emotion with its probability 0..1 or "uncertain"."""
     x, y, width, height = box
-    scale = text_scale(image.shape)
+    scale = min(text_scale(image.shape), max(width / 200, 0.4))  # far faces get small labels
     color = COLORS[label]
     thickness = max(round(3 * scale), 1)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
