@@ -204,8 +204,9 @@ def make_callbacks(run: Path, args, state: dict, sha256: str) -> list:
 
     checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
     stopping = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
-    lowest_rate = args.learning_rate / 4  # from there on, averaging the weights does more than smaller rates
-    plateau = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, min_lr=lowest_rate, verbose=1)
+    plateau = callbacks.ReduceLROnPlateau(
+        monitor="val_loss", factor=0.5, patience=3, min_lr=args.learning_rate / 4, verbose=1
+    )
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
     counters = {"best": checkpoint, "stopping": stopping, "plateau": plateau}
@@ -220,16 +221,12 @@ def trim_history(path: Path, epochs: int) -> None:
 
 
 def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
-    """Return the callback that, after every epoch, puts the best model in place, averages, draws the curves, backs up.
-
-    When the validation loss asks for a rate below the lowest, the weights of that epoch and of all later ones are
-    averaged (Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization").
+    """Return the callback that, after every epoch, puts the best model in place, draws the curves, backs up.
 
     Each file is written beside its place and then moved there, so that a kill at any moment leaves the old or the
     new one whole; `state.json`, moved last, names the backup it belongs to.
     """
     import keras
-    import numpy as np
     import pandas as pd
 
     from figures import draw_curves
@@ -243,15 +240,8 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
                     setattr(counters[name], key, value)
             for variable, value in zip(dropout_seeds(self.model), state.get("dropout_seeds", []), strict=False):
                 variable.assign(value)
-            self.averaged_epochs = state.get("averaged_epochs", 0)
-            self.average = read_average(run, state)
 
         def on_epoch_end(self, epoch, logs=None):
-            if self.averaged_epochs or counters["plateau"].wait >= counters["plateau"].patience:
-                self.averaged_epochs += 1
-                weights = self.model.get_weights()
-                average = self.average or weights
-                self.average = [a + (w - a) / self.averaged_epochs for a, w in zip(average, weights, strict=True)]
             if (run / BEST_PARTIAL).exists():
                 save_float32(self.model, run / BEST_PARTIAL)
                 (run / BEST_PARTIAL).replace(run / BEST)
@@ -261,11 +251,8 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
         def back_up(self, epochs: int):
             backup = f"backup-{epochs:03d}.keras"
             self.model.save(run / backup)
-            if self.averaged_epochs:
-                np.savez(run / f"average-{epochs:03d}.npz", *self.average)
             new = {
                 "epochs": epochs,
-                "averaged_epochs": self.averaged_epochs,
                 "backup": backup,
                 "stopped": bool(self.model.stop_training),
                 "finished": False,
@@ -274,21 +261,11 @@ def make_run_keeper(run: Path, state: dict, counters: dict, sha256: str):
                 "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in kept},
             }
             write_json(run / STATE, new)
-            for old in (*run.glob("backup-*.keras"), *run.glob("average-*.npz")):
-                if old.stem not in (f"backup-{epochs:03d}", f"average-{epochs:03d}"):
+            for old in run.glob("backup-*.keras"):
+                if old.name != backup:
                     old.unlink()
 
     return RunKeeper()
-
-
-def read_average(run: Path, state: dict) -> list:
-    """Return the averaged weights that a run has kept, [] where averaging has not begun."""
-    import numpy as np
-
-    if not state.get("averaged_epochs"):
-        return []
-    with np.load(run / f"average-{state['epochs']:03d}.npz") as file:
-        return [file[name] for name in file.files]
 
 
 def dropout_seeds(model) -> list:
@@ -333,12 +310,10 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     from model import load_classifier
     from report import score_splits
 
-    averaged_epochs = use_average(run, args, dataset)
     calibration = calibrate(run / BEST, dataset[PUBLIC_TEST])
     (run / BEST).with_suffix(".json").unlink(missing_ok=True)
     classifier = load_classifier(run / BEST)
     description = describe(classifier.model, run, args, dataset, training_count, sha256)
-    description["training"]["averaged_epochs"] = averaged_epochs
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     write_json((run / BEST).with_suffix(".json"), description)
     if args.fraction < 1:
@@ -347,62 +322,11 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
         publish(run / BEST, args.output)
         print(f"{args.output} is ready: python main.py")
     write_json(run / STATE, json.loads((run / STATE).read_text(encoding="utf-8")) | {"finished": True})
-    for backup in (*run.glob("backup-*.keras"), *run.glob("average-*.npz")):
+    for backup in run.glob("backup-*.keras"):
         backup.unlink()
     draw_augmentation(dataset, run / "augmentation.png")
     make_report(run, run / BEST, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
-
-
-def use_average(run: Path, args, dataset) -> int:
-    """Put the averaged weights in the place of the best epoch's where they do better on PublicTest.
-
-    Return the number of epochs that were averaged, 0 where the best epoch stays.
-    """
-    from data import PUBLIC_TEST, TRAINING, Augmentation, make_batches
-    from evaluate import predict
-    from model import Classifier, build_model, load_classifier
-
-    state = json.loads((run / STATE).read_text(encoding="utf-8"))
-    weights = read_average(run, state)
-    if not weights:
-        return 0
-    model = build_model()
-    model.set_weights(weights)
-    augmentation = None if args.no_augmentation else Augmentation()
-    fit_batch_statistics(model, make_batches(dataset[TRAINING], args.batch_size, args.seed, augmentation), steps=200)
-    validation = dataset[PUBLIC_TEST]
-    averaged, best = (
-        (predict(classifier.probabilities, validation.faces).argmax(axis=1) == validation.labels).mean()
-        for classifier in (Classifier(model, {}), load_classifier(run / BEST))
-    )
-    print(
-        f"Accuracy on {PUBLIC_TEST}: best epoch {best:.2%}, {state['averaged_epochs']} epochs averaged {averaged:.2%}"
-    )
-    if averaged < best:
-        return 0
-    model.save(run / BEST_PARTIAL)
-    (run / BEST_PARTIAL).replace(run / BEST)
-    return state["averaged_epochs"]
-
-
-def fit_batch_statistics(model, batches, steps: int) -> None:
-    """Set the means and variances of batch normalisation to their averages over so many batches.
-
-    Those of the epochs that were averaged belong to other weights (Izmailov et al. 2018, section 3.2).
-    """
-    import itertools
-
-    import keras
-
-    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momentum = normalizations[0].momentum
-    for step, (faces, _) in enumerate(itertools.islice(batches, steps), 1):
-        for layer in normalizations:
-            layer.momentum = 1 - 1 / step  # the running mean of all batches so far
-        model(faces, training=True)
-    for layer in normalizations:
-        layer.momentum = momentum
 
 
 def calibrate(path: Path, validation) -> dict:

@@ -58,7 +58,7 @@ def main(argv=None) -> int:
     model.compile(optimizer=keras.optimizers.Adam(), loss="categorical_crossentropy", metrics=["accuracy"])
 
     batches = make_batches(split, args.batch_size, 0, Augmentation())
-    bare = fit_seconds(model, itertools.repeat(next(batches)), args.steps)
+    bare = fit_seconds(model, (batch for batch in itertools.repeat(next(batches))), args.steps)
     alone = seconds_each(lambda: next(batches), args.steps)
     together = fit_seconds(model, batches, args.steps)
     operations = 6 * count_multiply_adds(model) * args.batch_size  # forward, and twice as much backward

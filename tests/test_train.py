@@ -134,40 +134,6 @@ def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, 
     assert_same_training(folder, finished)
 
 
-def test_the_last_epochs_are_averaged_also_across_an_interruption(tmp_path, monkeypatch, capsys):
-    """With a rate that cannot fall and no patience, every epoch is averaged; one training stops in its last."""
-    plateau, begin, finish = keras.callbacks.ReduceLROnPlateau, keras.callbacks.CSVLogger.on_epoch_begin, train.finish
-    interruptions = []
-
-    def interrupt_once(logger, epoch, logs=None):
-        if epoch == 2 and Path.cwd().name == "interrupted" and not interruptions:
-            interruptions.append(epoch)
-            raise KeyboardInterrupt
-        begin(logger, epoch, logs)
-
-    impatient = {"patience": 0, "min_lr": 1.0}
-    monkeypatch.setattr(keras.callbacks, "ReduceLROnPlateau", lambda **options: plateau(**options | impatient))
-    monkeypatch.setattr(keras.callbacks.CSVLogger, "on_epoch_begin", interrupt_once)
-    monkeypatch.setattr(train, "finish", lambda *args: 0)
-    averages = []
-    for name, options, status in (("through", OPTIONS, 0), ("interrupted", OPTIONS, 130), ("", ["--resume"], 0)):
-        if name:
-            folder = made_folder(tmp_path / name)
-            monkeypatch.chdir(folder)
-        assert train.main(options) == status
-        if status == 0:
-            run = the_run(folder)
-            state = json.loads((run / "state.json").read_text())
-            averages.append(train.read_average(run, state))
-    assert state["averaged_epochs"] == 3
-    assert all(np.array_equal(a, b) for a, b in zip(*averages, strict=True))
-    assert not np.array_equal(averages[0][0], weights(run / state["backup"])[0])
-    monkeypatch.setattr(train, "finish", finish)
-    assert train.main(["--resume"]) == 0  # only the finish is left
-    assert "3 epochs averaged" in capsys.readouterr().out
-    assert not list(run.glob("average-*"))
-
-
 def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
