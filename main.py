@@ -48,7 +48,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--no-window", action="store_true", help="work without a window, as fast as possible")
     group = parser.add_argument_group("emotions")
     group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
-    group.add_argument("--threshold", type=_share, default=0.4, help="below this probability the label is uncertain")
+    group.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.35,
+        help="below this probability the label is uncertain; of PublicTest, 92 %% of the faces reach 0.35 and 69 %% of "
+        "them are named right (84 %% and 72 %% at 0.4)",
+    )
     group.add_argument(
         "--smoothing", type=_seconds, default=0.25, metavar="SECONDS", help="time constant of a face's label; 0: none"
     )
