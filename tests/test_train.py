@@ -41,6 +41,12 @@ def the_run(folder) -> Path:
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Spare the report after every training but that of `finished`, which is made before this is called."""
+    monkeypatch.setattr(train, "make_report", lambda *args: None)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder in which a training of three epochs ran through and replaced a model that stood there."""
