@@ -19,6 +19,7 @@ PROVE_SIZE = 56  # pixels: the same to prove a new face
 # off more windows around it, and is rarely as flat: a flat box needs twice the evidence.
 PROOF = 25  # windows around a new face at PROVE_SIZE that have to agree
 FLAT_PROOF = 60  # the same where the contrast is below FLAT
+LARGE_SHARE, LARGE_PROOF = 1 / 3, 3  # a box wider than this share of the frame is rarely false: most windows are small
 FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
 LOOK_AROUND_SECONDS = 1.5  # between searches of the whole frame while every known face is in view
@@ -182,6 +183,8 @@ def _prove(cascade, gray, box):
         return None
     found, windows = max(near, key=lambda item: item[1])
     x, y, width, height = clip_box(found, gray.shape)
+    if width > LARGE_SHARE * min(gray.shape):
+        return found if windows >= LARGE_PROOF else None
     flat = gray[y : y + height, x : x + width].std() < FLAT
     return found if windows >= (FLAT_PROOF if flat else PROOF) else None
 
