@@ -339,31 +339,60 @@ class Augmentation:
     zoom: float = 0.2  # a face becomes up to this share larger or smaller
     shift: float = 0.1  # of the width and of the height
     flip: bool = True  # mirrors half of the faces
+    brightness: float = 0.3  # of the range from black to white, added or taken away
+    contrast: float = 0.3  # up to this share more or less
+    erase: float = 0.5  # this share of the faces loses a rectangle (Zhong et al. 2017)
 
 
-def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation):
-    """Return the faces (n, 48, 48, 1), rotated, zoomed, shifted and mirrored at random, float32, 0..255.
+def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation, size: int = IMAGE_SIZE):
+    """Return the faces (n, 48, 48, 1), changed at random, as float32 (n, size, size, 1), 0..255; size is at most 48.
 
     The chance comes from NumPy, so that a seed means the same on every Keras backend; the pixels are moved by
     `keras.ops` in one call a batch, bilinear, the border continued outwards.
     """
-    import keras
+    from keras import ops
 
     n = len(faces)
     # -1..1, most often near 0: most faces in front of a camera are upright and well placed.
-    turn, size, right, down = generator.triangular(-1, 0, 1, (4, n))
-    angle, zoom = np.deg2rad(settings.rotation_degrees * turn), 1 + settings.zoom * size
+    turn, larger, right, down, brighter, sharper = generator.triangular(-1, 0, 1, (6, n))
+    angle, zoom = np.deg2rad(settings.rotation_degrees * turn), 1 + settings.zoom * larger
     shift_x, shift_y = settings.shift * right * IMAGE_SIZE, settings.shift * down * IMAGE_SIZE
     mirror = np.where(generator.random(n) < 0.5, -1, 1) if settings.flip else np.ones(n)
     # From an output pixel back to its place in the input: about the centre, mirrored, turned, scaled, then shifted.
-    cosine, sine, centre = np.cos(angle) / zoom, np.sin(angle) / zoom, (IMAGE_SIZE - 1) / 2
+    scale, centre, centre_out = IMAGE_SIZE / size / zoom, (IMAGE_SIZE - 1) / 2, (size - 1) / 2
+    cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
     a0, a1, b0, b1 = mirror * cosine, -sine, mirror * sine, cosine
-    a2 = centre + shift_x - (a0 + a1) * centre
-    b2 = centre + shift_y - (b0 + b1) * centre
+    a2 = centre + shift_x - (a0 + a1) * centre_out
+    b2 = centre + shift_y - (b0 + b1) * centre_out
     transforms = np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype(np.float32)  # (n, 8)
-    return keras.ops.image.affine_transform(
+    moved = ops.image.affine_transform(
         faces.astype(np.float32), transforms, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
-    )
+    )[:, :size, :size]
+    gain, offset = 1 + settings.contrast * sharper, 255 * settings.brightness * brighter
+    gain, offset = (values.astype(np.float32)[:, None, None, None] for values in (gain, offset))
+    lit = ops.clip((moved - 127.5) * gain + 127.5 + offset, 0, 255)
+    erased, gray = _rectangles(n, size, settings.erase, generator)
+    return ops.where(erased, gray, lit)
+
+
+def _rectangles(n: int, size: int, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return where n images lose a rectangle, bool (n, size, size, 1), and the gray instead, float32 (n, 1, 1, 1).
+
+    A rectangle's sides are a fifth to a half of the image's; `share` of the images have one.
+    """
+    sides = generator.uniform(0.2, 0.5, (2, n)) * (generator.random(n) < share)
+    starts = generator.random((2, n)) * (1 - sides)
+    place = (np.arange(size) + 0.5) / size
+    rows, columns = (place >= starts[..., None]) & (place < (starts + sides)[..., None])  # (n, size) each
+    gray = generator.uniform(0, 255, (n, 1, 1, 1)).astype(np.float32)
+    return (rows[:, :, None] & columns[:, None, :])[..., None], gray
+
+
+def resize_faces(faces: np.ndarray, size: int) -> np.ndarray:
+    """Return faces uint8 (n, 48, 48, 1) as (n, size, size, 1), each pixel the mean of what it covers."""
+    if size == IMAGE_SIZE:
+        return faces
+    return np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA) for face in faces])[..., None]
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
@@ -371,16 +400,28 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
     return np.eye(len(EMOTIONS), dtype=np.float32)[labels]
 
 
-def make_batches(split: Split, batch_size: int, seed: int, augmentation: Augmentation | None, first_epoch: int = 0):
-    """Yield batches (faces (n, 48, 48, 1), one-hot labels (n, 7)) for ever, every epoch in a new order.
+def make_batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation | None,
+    first_epoch: int = 0,
+    size: int = IMAGE_SIZE,
+):
+    """Yield batches (faces float32 (n, size, size, 1), one-hot labels (n, 7)) for ever, every epoch in a new order.
 
     Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees
     what an uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
     """
+    from keras import ops
+
     for epoch in itertools.count(first_epoch):
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(split))
         for start in range(0, len(split), batch_size):
             batch = split[order[start : start + batch_size]]
-            faces = batch.faces if augmentation is None else augment(batch.faces, generator, augmentation)
-            yield np.asarray(faces, np.float32), one_hot(batch.labels)
+            if augmentation is None:
+                faces = resize_faces(batch.faces, size).astype(np.float32)
+            else:
+                faces = ops.convert_to_numpy(augment(batch.faces, generator, augmentation, size))
+            yield faces, one_hot(batch.labels)

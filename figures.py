@@ -61,6 +61,14 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
 # --- training ---------------------------------------------------------------------------------------------------
 
 
+def best_epoch(history: pd.DataFrame) -> int:
+    """Return the row of the highest validation accuracy, of two the first, among the epochs on the largest faces."""
+    accuracy = history["val_accuracy"]
+    if "face_pixels" in history:
+        accuracy = accuracy[history["face_pixels"] == history["face_pixels"].max()]
+    return int(accuracy.idxmax())
+
+
 @styled
 def draw_curves(history: pd.DataFrame, path: Path) -> None:
     """Draw accuracy and loss against epochs, training and validation, best epoch and rate drops marked.
@@ -69,18 +77,26 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     """
     figure, axes = new_figure(3.3, 1, 2)
     epochs = history["epoch"] + 1
-    best = history["val_accuracy"].idxmax()
+    best = best_epoch(history)
     drops = epochs[history["learning_rate"].diff() < 0]
+    falling = len(drops) > len(epochs) / 2  # in every epoch, by a schedule: no marks
+    sizes = history.get("face_pixels", pd.Series(0, history.index))
+    grown = epochs[sizes.diff() > 0]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
-        for epoch in drops:
+        for epoch in () if falling else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")
+        for epoch in grown:
+            axis.axvline(epoch - 0.5, color=GRAY, linewidth=0.8)
+            text = f" {sizes.max()}-pixel faces"
+            axis.text(epoch - 0.5, 0.98, text, transform=axis.get_xaxis_transform(), va="top", fontsize=9, color=GRAY)
         axis.plot(epochs, history[name], color=BLUE, linestyle="--", label="training (augmented, with dropout)")
         axis.plot(epochs, history["val_" + name], color=ORANGE, label="validation")
         axis.plot(epochs[best], history["val_" + name][best], "o", color=ORANGE)
         axis.set(xlabel="epoch", ylabel="accuracy" if name == "accuracy" else "loss (cross-entropy, nats)")
         axis.grid(True)
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
-    axes[1].set_title("dotted: the learning rate drops" if len(drops) else "one learning rate throughout")
+    rates = "a learning rate that falls every epoch" if falling else "dotted: the learning rate drops"
+    axes[1].set_title(rates if len(drops) else "one learning rate throughout")
     axes[0].legend()
     figure.savefig(path)
 

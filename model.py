@@ -5,6 +5,7 @@ live use cannot disagree. Probabilities come out in the order of `EMOTIONS`, whi
 """
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGE_SIZE = 48  # pixels, width and height
-BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the CNN
+RESIDUAL_BLOCKS = ((64, 1), (128, 2), (192, 2), (256, 2))  # filters and strides of each block of the resnet
+CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 
 
 class ModelError(ValueError):
@@ -53,37 +55,101 @@ def _native_stderr_hidden():
             sys.stderr = python_stderr
 
 
-def build_model(dtype: str = "float32"):
-    """Return an untrained plain CNN: four convolution blocks and a dense layer, softmax over the seven emotions.
+def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
+    """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    97 million multiply-adds a face, 1.8 million parameters. `dtype` is a Keras dtype policy, "float32" or
-    "mixed_bfloat16"; the probabilities are float32 in both. Dropout is light in the blocks, where it drops whole
-    channels (neighbouring pixels of one channel say the same), and strong around the dense layer.
+    `arch` is "resnet" or "cnn", of the tables above. `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16";
+    the probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
     """
     import keras
     from keras import layers
 
-    faces = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1), name="faces")  # 0..255
+    faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    for filters, convolutions in BLOCKS:  # (n, 24, 24, 32), (n, 12, 12, 64), (n, 6, 6, 128), (n, 3, 3, 256)
-        for i in range(convolutions):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=dtype)(
-                x
-            )
-            if i == convolutions - 1:
-                # Pooling after ReLU gives the same maximum; pooling first leaves a quarter of the pixels to normalise.
-                x = layers.MaxPooling2D(dtype=dtype)(x)
-            x = layers.BatchNormalization(dtype=dtype)(x)
-            x = layers.ReLU(dtype=dtype)(x)
+    x = {"resnet": _resnet, "cnn": _cnn}[arch](x, dtype)
+    probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
+    return keras.Model(faces, probabilities, name=arch)
+
+
+def _resnet(x, dtype: str):
+    """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face."""
+    from keras import layers
+
+    x = _normalised(_convolution(x, 32, dtype, strides=2), dtype)  # (n, 24, 24, 32)
+    for filters, strides in RESIDUAL_BLOCKS:
+        y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
+        y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))
+        weight = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype)(y)
+        weight = layers.Conv2D(filters // 8, 1, activation="relu", dtype=dtype)(weight)
+        weight = layers.Conv2D(filters, 1, activation="sigmoid", dtype=dtype)(weight)
+        y = layers.Multiply(dtype=dtype)([y, weight])
+        if strides > 1:
+            x = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x)
+        x = layers.BatchNormalization(dtype=dtype)(_convolution(x, filters, dtype, size=1))
+        x = layers.ReLU(dtype=dtype)(layers.Add(dtype=dtype)([x, y]))
+    x = layers.GlobalAveragePooling2D(dtype=dtype)(x)  # (n, 256)
+    return layers.Dropout(0.4, dtype=dtype)(x)
+
+
+def _cnn(x, dtype: str):
+    """Convolution, max pooling, batch normalisation, ReLU, dropout; then a dense layer.
+
+    Dropout is light in the blocks, where it drops whole channels (neighbouring pixels of one channel say the same),
+    and strong around the dense layer.
+    """
+    from keras import layers
+
+    for filters, convolutions in CNN_BLOCKS:  # (n, 24, 24, 32), (n, 12, 12, 64), (n, 6, 6, 128), (n, 3, 3, 256)
+        for _ in range(convolutions - 1):
+            x = _normalised(_convolution(x, filters, dtype), dtype)
+        # Pooling after ReLU gives the same maximum; pooling first leaves a quarter of the pixels to normalise.
+        x = _normalised(layers.MaxPooling2D(dtype=dtype)(_convolution(x, filters, dtype)), dtype)
         x = layers.SpatialDropout2D(0.05, dtype=dtype)(x)
     x = layers.Flatten(dtype=dtype)(x)  # (n, 2304)
     x = layers.Dropout(0.4, dtype=dtype)(x)
-    x = layers.Dense(256, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x)
-    x = layers.BatchNormalization(dtype=dtype)(x)
-    x = layers.ReLU(dtype=dtype)(x)
-    x = layers.Dropout(0.3, dtype=dtype)(x)
-    probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
-    return keras.Model(faces, probabilities, name="cnn")
+    x = _normalised(layers.Dense(256, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x), dtype)
+    return layers.Dropout(0.3, dtype=dtype)(x)
+
+
+def _convolution(x, filters: int, dtype: str, size: int = 3, strides: int = 1):
+    from keras import layers
+
+    return layers.Conv2D(
+        filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=dtype
+    )(x)
+
+
+def _normalised(x, dtype: str):
+    from keras import layers
+
+    return layers.ReLU(dtype=dtype)(layers.BatchNormalization(dtype=dtype)(x))
+
+
+def fuse_batch_normalization(model) -> None:
+    """On TensorFlow, let batch normalisation train through TensorFlow's fused operation: about a third faster.
+
+    Keras writes it as a dozen operations, each a pass over memory. What is computed and saved stays the same.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4:
+            layer.call = functools.partial(_fused_call, layer, layer.call)
+
+
+def _fused_call(layer, plain_call, inputs, training=None, mask=None):
+    import tensorflow as tf
+
+    if not training:
+        return plain_call(inputs, training=training, mask=mask)
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        inputs, tf.cast(layer.gamma, "float32"), tf.cast(layer.beta, "float32"), epsilon=layer.epsilon
+    )
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    return outputs
 
 
 def count_multiply_adds(model) -> int:

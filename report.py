@@ -319,7 +319,7 @@ def training_part(history: pd.DataFrame | None) -> str:
 
 def read_history(history: pd.DataFrame) -> list[str]:
     """Return what a training's curves say, a sentence each, from its numbers alone (columns of Keras's CSVLogger)."""
-    best = history.loc[history["val_accuracy"].idxmax()]
+    best = history.loc[figures.best_epoch(history)]
     last, epochs = history.iloc[-1], len(history)
     lines = [
         f"Best epoch: {best['epoch'] + 1:.0f} of {epochs}, with {best['val_accuracy']:.1%} of the validation faces "
@@ -333,14 +333,29 @@ def read_history(history: pd.DataFrame) -> list[str]:
             f"After epoch {history['val_loss'].idxmin() + 1} the validation loss rose by {rise:.3f} while the "
             "training loss fell: overfitting, the network began to learn its training faces by heart."
         )
-    drops = history["epoch"][history["learning_rate"].diff() < 0] + 1
-    if len(drops):
-        named = ", ".join(f"{epoch:.0f}" for epoch in drops)
-        lines.append(
-            f"The learning rate was lowered after the validation loss had stood still: from epoch {named} on "
-            f"({history['learning_rate'].iloc[0]:.0e} to {last['learning_rate']:.1e})."
-        )
+    lines += [*_read_rates(history["learning_rate"]), *_read_sizes(history)]
     return lines
+
+
+def _read_rates(rates: pd.Series) -> list[str]:
+    drops = np.flatnonzero(rates.diff() < 0) + 1
+    if len(drops) == 0:
+        return []
+    if len(drops) > len(rates) / 2:
+        top = rates.argmax() + 1
+        return [f"The learning rate rose to {rates.max():.1e} by epoch {top} and fell in every epoch after it, to "
+                f"{rates.iloc[-1]:.1e}: smaller and smaller steps let the weights settle."]  # fmt: skip
+    named = ", ".join(map(str, drops))
+    return [f"The learning rate was lowered after the validation loss had stood still: from epoch {named} on "
+            f"({rates.iloc[0]:.0e} to {rates.iloc[-1]:.1e})."]  # fmt: skip
+
+
+def _read_sizes(history: pd.DataFrame) -> list[str]:
+    small = history[history["face_pixels"] < history["face_pixels"].max()] if "face_pixels" in history else []
+    if len(small) == 0:
+        return []
+    pixels = small["face_pixels"].iloc[0]
+    return [f"Epochs 1 to {len(small)} saw faces of {pixels} pixels, in training and validation, to save time."]
 
 
 def _read_gap(gap: float) -> str:

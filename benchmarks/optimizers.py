@@ -46,7 +46,7 @@ def train_with(optimizer, training, validation, args):
     from model import build_model
 
     keras.utils.set_random_seed(args.seed)  # the same weights and the same dropout for all
-    model = build_model()
+    model = build_model("cnn")
     model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(
         make_batches(training, args.batch_size, args.seed, Augmentation()),

@@ -7,6 +7,7 @@ reliability, coverage, live path. No picture holds a single face of FER-2013.
 """
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
     """Draw a face (1, 48, 48, 1) under each augmentation at both ends of its range, and under all by chance."""
     from data import Augmentation, augment
 
-    off = {"rotation_degrees": 0.0, "zoom": 0.0, "shift": 0.0, "flip": False}
+    off = {field.name: type(field.default)(0) for field in dataclasses.fields(Augmentation)}
     full = Augmentation()
     faces, captions = [face[0]], ["as it is"]
     for name, text in (
@@ -92,6 +93,9 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
         ("zoom", f"zoomed (±{full.zoom:.0%})"),
         ("shift", f"shifted (±{full.shift:.0%})"),
         ("flip", "mirrored"),
+        ("brightness", f"darker or brighter (±{full.brightness:.0%})"),
+        ("contrast", f"contrast (±{full.contrast:.0%})"),
+        ("erase", "a part erased"),
     ):
         settings = Augmentation(**off | {name: getattr(full, name)})
         variants = [np.asarray(augment(face, np.random.default_rng(seed), settings))[0] for seed in range(40)]
@@ -110,11 +114,12 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
 def layer_groups(model) -> list[dict]:
     """Return the network block by block: what it does, its output shape, its parameters and multiply-adds."""
     groups, current = [], []
-    for layer in model.layers:
+    for layer, following in zip(model.layers, [*model.layers[1:], None], strict=True):
         current.append(layer)
-        if type(layer).__name__ in ("InputLayer", "SpatialDropout2D", "Flatten", "ReLU") and (
-            type(layer).__name__ != "ReLU" or len(layer.output.shape) == 2
-        ):
+        kinds = [type(part).__name__ for part in current]
+        block_ends = kinds[-1] in ("InputLayer", "SpatialDropout2D", "Flatten")
+        block_ends |= kinds[-1] == "ReLU" and ("Add" in kinds or len(layer.output.shape) == 2 or len(groups) == 1)
+        if following is not None and block_ends and type(following).__name__ != "SpatialDropout2D":
             groups.append(current)
             current = []
     groups.append(current)
@@ -124,29 +129,39 @@ def layer_groups(model) -> list[dict]:
 def describe_group(layers: list) -> dict:
     import types
 
-    names = {
-        "Rescaling": "÷ 255", "MaxPooling2D": "max pool 2×2", "BatchNormalization": "batch norm", "ReLU": "ReLU",
-        "InputLayer": "gray face", "Flatten": "flatten",
-    }  # fmt: skip
-    lines = []
-    for layer in layers:
-        kind = type(layer).__name__
-        if kind == "Conv2D":
-            lines.append(f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}")
-        elif kind == "Dense":
-            lines.append(f"dense {layer.units}")
-        elif "Dropout" in kind:
-            lines.append(f"dropout {layer.rate:g}")
-        else:
-            lines.append(names.get(kind, kind))
-    if lines[-1] == "dense 7":
-        lines.append("softmax")
     return {
-        "lines": lines,
+        "lines": residual_lines(layers) if any(type(layer).__name__ == "Add" for layer in layers) else lines(layers),
         "shape": tuple(layers[-1].output.shape[1:]),
         "parameters": sum(layer.count_params() for layer in layers),
         "multiply_adds": count_multiply_adds(types.SimpleNamespace(layers=layers)),
     }
+
+
+def residual_lines(layers: list) -> list[str]:
+    """Return a residual block in short: its two convolutions, the weighting of channels, the shortcut."""
+    convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D" and layer.kernel_size == (3, 3)]
+    named = [f"conv 3×3, {layer.filters}" for layer in convolutions]
+    return [named[0], "batch norm", "ReLU", named[1], "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
+
+
+def lines(layers: list) -> list[str]:
+    names = {
+        "Rescaling": "÷ 255", "MaxPooling2D": "max pool 2×2", "BatchNormalization": "batch norm", "ReLU": "ReLU",
+        "InputLayer": "gray face", "Flatten": "flatten", "GlobalAveragePooling2D": "mean of places",
+    }  # fmt: skip
+    result = []
+    for layer in layers:
+        kind = type(layer).__name__
+        if kind == "Conv2D":
+            step = f", step {layer.strides[0]}" if layer.strides[0] > 1 else ""
+            result.append(f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}{step}")
+        elif kind == "Dense":
+            result.append(f"dense {layer.units}")
+        elif "Dropout" in kind:
+            result.append(f"dropout {layer.rate:g}")
+        else:
+            result.append(names.get(kind, kind))
+    return [*result, "softmax"] if result[-1] == "dense 7" else result
 
 
 @figures.styled
@@ -196,7 +211,8 @@ def draw_activations(model, face: np.ndarray, path: Path, shown: int = 8) -> Non
     import keras
 
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU) and len(layer.output.shape) == 4]
-    low, middle, high = layers[0], layers[len(layers) // 2], layers[-2]
+    large = [layer for layer in layers if layer.output.shape[1] >= 6]  # smaller maps show nothing to the eye
+    low, middle, high = large[0], large[len(large) // 2], large[-1]
     rows = (("low: edges", low), ("middle: parts", middle), ("high: patterns", high))
     outputs = keras.Model(model.input, [layer.output for _, layer in rows])(face)
     figure, axes = figures.new_figure(3.4, len(rows), shown + 1)

@@ -1,5 +1,6 @@
 """FER-2013 in every layout, every way it can be damaged, and what augmentation does to it."""
 
+import dataclasses
 import gzip
 import shutil
 
@@ -190,9 +191,9 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path):
 FACES = np.stack([face for _, face, _ in ROWS[:70]])[..., None]
 
 
-def augmented(faces=FACES, seed=1, **settings):
-    still = {"rotation_degrees": 0, "zoom": 0, "shift": 0, "flip": False}
-    return np.asarray(augment(faces, np.random.default_rng(seed), Augmentation(**still | settings)))
+def augmented(faces=FACES, seed=1, size=48, **settings):
+    still = {field.name: 0 for field in dataclasses.fields(Augmentation)}
+    return np.asarray(augment(faces, np.random.default_rng(seed), Augmentation(**still | settings), size))
 
 
 def test_augmentation_with_no_strength_changes_nothing():
@@ -230,6 +231,40 @@ def test_strengths_are_kept_and_used_to_the_full():
     widths = augmented(bar, zoom=0.2)[:, 24, :, 0].sum(axis=1) / 255
     assert 3.15 < widths.min() < 3.4
     assert 4.6 < widths.max() < 4.85
+
+
+def test_light_changes_by_the_given_strength_and_stays_in_range():
+    gray = np.full((2000, 48, 48, 1), 100, np.uint8)
+    levels = augmented(gray, brightness=0.3)[:, 0, 0, 0]
+    assert 100 - 0.3 * 255 <= levels.min() < 30
+    assert 170 < levels.max() <= 100 + 0.3 * 255
+    halves = gray.copy()
+    halves[:, 24:] = 155
+    steps = np.ptp(augmented(halves, contrast=0.3), axis=(1, 2, 3))
+    assert 0.7 * 55 - 0.01 <= steps.min() < 41
+    assert 69 < steps.max() <= 1.3 * 55 + 0.01
+    extreme = augmented(np.full((50, 48, 48, 1), 250, np.uint8), brightness=0.3)
+    assert extreme.max() == 255
+
+
+def test_erasing_takes_one_rectangle_from_its_share_of_the_faces():
+    shares = []
+    for changed in augmented(np.full((400, 48, 48, 1), 77, np.uint8), erase=0.5)[..., 0] != 77:
+        rows, columns = changed.any(axis=1), changed.any(axis=0)
+        assert np.array_equal(changed, rows[:, None] & columns[None])
+        shares.append(changed.mean())
+    shares = np.array(shares)
+    assert 0.4 < (shares > 0).mean() < 0.6
+    assert shares[shares > 0].min() > 0.03
+    assert shares.max() < 0.27
+
+
+def test_a_smaller_size_shows_the_same_face():
+    ramp = np.broadcast_to(np.linspace(0, 235, 48).astype(np.uint8)[None, None, :, None], (3, 48, 48, 1))
+    small = augmented(ramp, size=36)
+    assert small.shape == (3, 36, 36, 1)
+    assert np.allclose(small, data.resize_faces(ramp, 36), atol=2)
+    assert not np.array_equal(augmented(seed=1, size=36, flip=True), augmented(seed=2, size=36, flip=True))
 
 
 def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():

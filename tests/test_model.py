@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import EMOTIONS, ModelError, build_model, count_multiply_adds, load_classifier
+from model import EMOTIONS, ModelError, build_model, count_multiply_adds, fuse_batch_normalization, load_classifier
 
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
 
@@ -29,8 +29,9 @@ def copy_with(saved, tmp_path, description=None):
     return path
 
 
-def test_the_network_is_of_the_promised_size():
-    model = build_model()
+@pytest.mark.parametrize("arch", ["resnet", "cnn"])
+def test_the_network_is_of_the_promised_size(arch):
+    model = build_model(arch)
     assert 80e6 < count_multiply_adds(model) < 150e6
     assert model.count_params() < 3e6
 
@@ -54,6 +55,32 @@ def test_any_number_of_faces_goes_through_one_trace(saved):
 def test_faces_of_another_kind_are_refused(saved, faces):
     with pytest.raises(ValueError, match="uint8"):
         load_classifier(saved).probabilities(faces)
+
+
+def test_the_weights_of_a_residual_network_fit_smaller_faces():
+    model, small = build_model(), build_model(image_size=36)
+    small.set_weights(model.get_weights())
+    assert small.output_shape == (None, 7)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="fused batch normalisation is TensorFlow's")
+def test_fused_batch_normalization_trains_to_the_same_weights_and_file(tmp_path):
+    labels = np.eye(7, dtype=np.float32)[:5]
+    trained = []
+    for fuse in (fuse_batch_normalization, lambda model: None):
+        keras.utils.set_random_seed(0)
+        model = build_model()
+        model.compile(optimizer=keras.optimizers.SGD(0.01), loss="categorical_crossentropy")
+        fuse(model)
+        losses = [model.train_on_batch(FACES.astype(np.float32), labels) for _ in range(3)]
+        assert losses[0] != losses[2]
+        model.save(tmp_path / f"{len(trained)}.keras")
+        trained.append(model.get_weights())
+    pairs = zip(*trained, strict=True)
+    # The running variance differs by n / (n - 1), the number of pixels: 5 x 3 x 3 at the smallest.
+    assert all(np.allclose(a, b, rtol=0.03, atol=2e-3) for a, b in pairs)
+    reloaded = keras.saving.load_model(tmp_path / "0.keras", compile=False)
+    assert np.allclose(reloaded(FACES), model(FACES), atol=0.02)
 
 
 def refused(path, message):
