@@ -1,7 +1,8 @@
 """Time a training step and what feeds it, on made faces: python benchmarks/training.py
 
-Prints images a second of the bare step (one batch again and again), of the batches alone (order, augmentation), and of
-both together as train.py runs them, with the arithmetic rate reached.
+Prints images a second of the bare step (one batch again and again), of `fit` as train.py calls it, and of the same
+network fed by a generator that changes one image after the other in Python, with the arithmetic rate reached. The
+three take turns, and the medians of all turns are compared: a machine is rarely as fast in one minute as in the next.
 """
 
 import argparse
@@ -16,29 +17,49 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=64, help="faces a step (default: 64)")
-    parser.add_argument("--steps", type=int, default=60, help="steps to time, after 10 to warm up (default: 60)")
+    parser.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="the network (default: resnet)")
+    parser.add_argument("--batch-size", type=int, default=128, help="faces a step (default: 128)")
+    parser.add_argument("--steps", type=int, default=25, help="steps to time in a turn (default: 25)")
+    parser.add_argument("--turns", type=int, default=4, help="turns of each (default: 4)")
     return parser.parse_args(argv)
 
 
-def seconds_each(action, count: int) -> float:
-    """Return the median seconds of an action over `count` calls."""
+def bare_seconds(model, batch, steps: int) -> list[float]:
+    """Return the seconds of each training step on one batch, fit's loop and data left out."""
     times = []
-    for _ in range(count):
+    for _ in range(steps):
         start = time.perf_counter()
-        action()
+        model.train_on_batch(*batch)
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return times
 
 
-def fit_seconds(model, batches, steps: int) -> float:
-    """Return the median seconds of a step inside `fit`, the first ten left out."""
+def fit_seconds(model, batches, steps: int) -> list[float]:
+    """Return the seconds of each step inside `fit`, the first three left out."""
     import keras
 
     stamps = []
     stamp = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stamps.append(time.perf_counter()))
-    model.fit(batches, steps_per_epoch=steps + 10, verbose=0, shuffle=False, callbacks=[stamp])
-    return statistics.median(b - a for a, b in itertools.pairwise(stamps[9:]))
+    model.fit(batches, steps_per_epoch=steps + 3, verbose=0, shuffle=False, callbacks=[stamp])
+    return [b - a for a, b in itertools.pairwise(stamps[2:])]
+
+
+def image_by_image(split, batch_size: int, generator):
+    """Yield batches as many tutorials make them: one image after the other turned, zoomed, moved and mirrored."""
+    import cv2
+    import numpy as np
+
+    from data import one_hot
+
+    while True:
+        rows = generator.integers(0, len(split), batch_size)
+        faces = []
+        for face in split.faces[rows]:
+            turn = cv2.getRotationMatrix2D((23.5, 23.5), generator.uniform(-30, 30), generator.uniform(0.8, 1.2))
+            turn[:, 2] += generator.uniform(-4.8, 4.8, 2)
+            face = cv2.warpAffine(face[..., 0].astype(np.float32), turn, (48, 48), borderMode=cv2.BORDER_REPLICATE)
+            faces.append(face[:, ::-1] if generator.random() < 0.5 else face)
+        yield np.stack(faces)[..., None], one_hot(split.labels[rows])
 
 
 def main(argv=None) -> int:
@@ -46,26 +67,39 @@ def main(argv=None) -> int:
 
     import numpy as np
 
+    import train
     from data import Augmentation, Split, make_batches
-    from model import build_model, count_multiply_adds, import_keras
+    from model import count_multiply_adds, import_keras
 
-    keras = import_keras()
+    import_keras()
     generator = np.random.default_rng(0)
     count = args.batch_size * 20
     faces = generator.integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     split = Split(faces, generator.integers(0, 7, count).astype(np.uint8))
-    model = build_model()
-    model.compile(optimizer=keras.optimizers.Adam(), loss="categorical_crossentropy", metrics=["accuracy"])
+    model = train.compiled_model(train.parse_args(["--arch", args.arch]), 48, None)
 
     batches = make_batches(split, args.batch_size, 0, Augmentation())
-    bare = fit_seconds(model, (batch for batch in itertools.repeat(next(batches))), args.steps)
-    alone = seconds_each(lambda: next(batches), args.steps)
-    together = fit_seconds(model, batches, args.steps)
+    batch = next(batches)
+    single = image_by_image(split, args.batch_size, generator)
+    bare_seconds(model, batch, 5)  # traces and warms up
+    times = {"bare step": [], "train.py": [], "image by image": []}
+    for _ in range(args.turns):
+        times["bare step"] += bare_seconds(model, batch, args.steps)
+        times["train.py"] += fit_seconds(model, batches, args.steps)
+        times["image by image"] += fit_seconds(model, single, args.steps)
+    alone = {"train.py": batches, "image by image": single}
     operations = 6 * count_multiply_adds(model) * args.batch_size  # forward, and twice as much backward
-    for name, seconds in (("bare step", bare), ("batches alone", alone), ("train.py", together)):
-        print(f"{name:14} {args.batch_size / seconds:8.0f} images a second, {1000 * seconds:6.1f} ms a batch")
-    print(f"The batches take {alone / bare:.1%} of a step; train.py reaches {bare / together:.1%} of the bare step.")
-    print(f"{operations / together / 1e9:.0f} GFLOPS")
+    bare = statistics.median(times["bare step"])
+    for name, all_seconds in times.items():
+        seconds = statistics.median(all_seconds)
+        print(f"{name:15} {args.batch_size / seconds:6.0f} images a second, {1000 * seconds:5.0f} ms a step", end="")
+        print(f", {operations / seconds / 1e9:4.0f} GFLOPS, {bare / seconds:4.0%} of the bare step's rate")
+    for name, source in alone.items():
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            next(source)
+        seconds = (time.perf_counter() - start) / args.steps
+        print(f"A batch of {name!r} takes {1000 * seconds:.1f} ms to make, {seconds / bare:.1%} of a bare step.")
     return 0
 
 
