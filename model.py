@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def import_keras():
     No log level silences them, so the process's stderr is closed to them meanwhile; Python's own goes on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _native_stderr_hidden():
+    with native_stderr_hidden():
         import keras
 
         keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
@@ -38,7 +39,8 @@ def import_keras():
 
 
 @contextlib.contextmanager
-def _native_stderr_hidden():
+def native_stderr_hidden():
+    """Close stderr to what native code prints; Python's own goes on."""
     kept, python_stderr = os.dup(2), sys.stderr
     with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
         if python_stderr.fileno() == 2:
@@ -192,14 +194,65 @@ class Classifier:
         return self._predict(faces)
 
 
+class LiteClassifier(Classifier):
+    """A `.tflite` file's content, behind the same `probabilities`; for one thread at a time, as main.py uses it.
+
+    It runs in LiteRT (`ai-edge-litert`) where that is installed, without TensorFlow, and else in TensorFlow's copy.
+    Raises `ModelError` where it is damaged or does not take one uint8 face (1, 48, 48, 1) to float32 (1, 7).
+    """
+
+    def __init__(self, content: bytes, description: dict):
+        self.description = description
+        with warnings.catch_warnings(), native_stderr_hidden():
+            warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
+            interpreter_class = _import_interpreter()
+            try:
+                self._interpreter = interpreter_class(model_content=content)
+                self._interpreter.allocate_tensors()
+            except Exception as error:  # several kinds for a damaged file
+                reason = str(error).strip().split("\n")[0]
+                raise ModelError(f"it is damaged or of another kind: {reason}") from error
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs)]
+        expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
+        if found != expected:
+            raise ModelError(f"its tensors are {found}, this program needs {expected}")
+        scale, zero_point = inputs[0]["quantization"]  # scale 0: not quantized, the pixels are taken as they are
+        if zero_point != 0 or (scale != 0 and abs(scale - 1) > 1e-3):
+            raise ModelError(f"its pixels are scaled by {scale:g} from {zero_point}, this program needs 0 to 255")
+        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+
+    def _predict(self, faces: np.ndarray) -> np.ndarray:
+        probabilities = np.zeros((len(faces), len(EMOTIONS)), np.float32)
+        for row, face in zip(probabilities, faces, strict=True):
+            self._interpreter.set_tensor(self._input, face[np.newaxis])
+            self._interpreter.invoke()
+            row[:] = self._interpreter.get_tensor(self._output)[0]
+        return probabilities / probabilities.sum(axis=1, keepdims=True)  # int8 rounds each of the seven to 1/256
+
+
+def _import_interpreter():
+    """Return LiteRT's class of interpreters, from its own small package or from TensorFlow."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import tensorflow as tf
+
+        return tf.lite.Interpreter
+    return Interpreter
+
+
 def load_classifier(path) -> Classifier:
-    """Load a `.keras` file in safe mode, ready for `probabilities(faces)`.
+    """Load a `.keras` file in safe mode, or a `.tflite` file, ready for `probabilities(faces)`.
 
     Raises `ModelError` where the file is missing, of another format, damaged, carries code, does not take
     (n, 48, 48, 1) faces to seven probabilities, or is contradicted by the `.json` beside it.
     """
     path = Path(path)
-    description = _read_description(path.with_suffix(".json"))
+    description = _read_description(description_path(path))
+    if path.suffix == ".tflite":
+        return _load_lite(path, description)
     _refuse_unsafe(path)
     keras = import_keras()
     try:
@@ -214,6 +267,21 @@ def load_classifier(path) -> Classifier:
             f"{expected[0]} to {expected[1]}, as train.py makes it."
         )
     return Classifier(model, description)
+
+
+def _load_lite(path: Path, description: dict) -> LiteClassifier:
+    if not path.is_file():
+        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {path}")
+    try:
+        return LiteClassifier(path.read_bytes(), description)
+    except (OSError, ModelError) as error:
+        reason = str(error).rstrip(".")
+        raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
+
+
+def description_path(path: Path) -> Path:
+    """Return where a model is described: best_model.json, but best_model.tflite.json, for both may lie in a folder."""
+    return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
 
 
 def _read_description(path: Path) -> dict:

@@ -3,6 +3,7 @@
 python train.py --data PATH      PATH: fer2013.csv, a folder with it or with train/ and test/, or Kaggle's .zip
 python train.py --resume         go on with the latest run after Ctrl-C, a crash or a power cut
 python train.py --data PATH --evaluate    score best_model.keras and write a report on it, changing nothing
+python train.py --data PATH --export      write best_model.tflite and best_model.int8.tflite, for phones
 """
 
 import argparse
@@ -62,10 +63,14 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
         help="go on with this run folder, the latest by default, with the options it was started with",
     )  # fmt: skip
-    scoring = parser.add_argument_group("evaluation")
+    scoring = parser.add_argument_group("evaluation and export")
     scoring.add_argument("--evaluate", action="store_true", help="train nothing: score --model and write a report")
-    scoring.add_argument("--model", type=Path, default=Path(BEST), help="the model to score")
+    scoring.add_argument("--model", type=Path, default=Path(BEST), help="the model to score or export")
     scoring.add_argument("--split", choices=("PublicTest", "PrivateTest"), default="PublicTest", help="faces to score")
+    scoring.add_argument(
+        "--export", nargs="?", type=Path, const=Path("best_model.tflite"), metavar="FILE.tflite",
+        help="train nothing: write --model for phones, with float16 weights and, as FILE.int8.tflite, in int8",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -94,6 +99,10 @@ def main(argv=None) -> int:
     from report import ReportError
 
     try:
+        if (args.evaluate or args.export) and args.model.suffix == ".tflite":
+            raise TrainError(f"{args.model} is an export. Give --model the .keras file that it was made of.")
+        if args.export:
+            return export_model(args)
         if args.evaluate:
             return score_model(args)
         run, args, state = open_run(args)
@@ -145,14 +154,14 @@ def find_data() -> Path:
     raise TrainError(NO_DATA)
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, option: str = "--output", suffix: str = ".keras") -> None:
     """See before the training, not after it, that its model can be written."""
-    if output.suffix != ".keras":
-        raise TrainError(f"--output {output} must end in .keras.")
+    if output.suffix != suffix:
+        raise TrainError(f"{option} {output} must end in {suffix}.")
     if not output.parent.is_dir():
-        raise TrainError(f"The folder {output.parent} does not exist. Make it, or choose another --output.")
+        raise TrainError(f"The folder {output.parent} does not exist. Make it, or choose another {option}.")
     if not os.access(output.parent, os.W_OK):
-        raise TrainError(f"The folder {output.parent} is not writable. Choose another --output.")
+        raise TrainError(f"The folder {output.parent} is not writable. Choose another {option}.")
 
 
 def train(run: Path | None, args, state: dict) -> int:
@@ -440,6 +449,22 @@ def score_model(args) -> int:
     return 0
 
 
+def export_model(args) -> int:
+    """Write a given model for phones and say how well both files agree with it; the exit status is 0."""
+    import data
+    from export import export
+    from model import load_classifier
+
+    check_output(args.export, "--export", ".tflite")
+    args.data = args.data or find_data()
+    classifier = load_classifier(args.model)  # what is wrong with it is said before the data is read
+    dataset = data.load_fer2013(args.data)
+    print(f"{dataset.summary()}\nConverting {args.model} and comparing, about a minute ...", flush=True)
+    print(export(classifier, args.model, dataset, args.export))
+    print(f"{args.export} is ready: python main.py --model {args.export}")
+    return 0
+
+
 def draw_augmentation(dataset, path: Path) -> None:
     """Draw one training face under each augmentation, and under all of them."""
     from dataclasses import fields
@@ -474,7 +499,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
 
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
-    others = ("data", "output", "resume", "evaluate", "model", "split")
+    others = ("data", "output", "resume", "evaluate", "model", "split", "export")
     arguments = {name: value for name, value in vars(args).items() if name not in others}
     return {
         "labels": list(EMOTIONS),

@@ -1,0 +1,201 @@
+"""train.py --export and what becomes of its files: both kinds answer as Keras does, in main.py too; bad ones do not."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from made_data import make_rows, write_csv
+
+import data
+import export
+import main
+import model as model_module
+import train
+from model import EMOTIONS, ModelError, build_model, load_classifier
+
+NAMES = ("best_model.tflite", "best_model.int8.tflite")
+FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a data set in data/, an untrained best_model.keras and what `--export` made of it."""
+    folder = tmp_path_factory.mktemp("export")
+    write_csv(folder / "data" / "fer2013.csv", make_rows((3, 4, 0)))
+    keras.utils.set_random_seed(0)
+    (folder / "best_model.json").write_text(json.dumps({"labels": EMOTIONS, "training": {"epochs": 0}, "scores": {}}))
+    (folder / NAMES[0]).write_bytes(b"an older export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(model_module, "RESIDUAL_BLOCKS", ((16, 2), (24, 2)))  # the same layers, in less time
+        build_model("resnet").save("best_model.keras")
+        assert train.main(["--export"]) == 0
+    return folder
+
+
+@pytest.fixture(params=NAMES)
+def exported(folder, request):
+    return folder / request.param
+
+
+def moved(probabilities, reference):
+    """The share of probability that sits on other emotions."""
+    return np.abs(probabilities - reference).sum(axis=1).mean() / 2
+
+
+def test_an_export_answers_as_keras_does(folder, exported):
+    classifier, reference = load_classifier(exported), load_classifier(folder / "best_model.keras")
+    faces = np.concatenate([FACES, data.load_fer2013(folder / "data")["PublicTest"].faces])
+    faces[0, :24], faces[0, 24:] = 0, 255
+    probabilities = classifier.probabilities(faces)
+    assert probabilities.shape == (len(faces), 7) and probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert moved(probabilities, reference.probabilities(faces)) < (0.02 if "int8" in exported.name else 0.001)
+    for n in range(3):
+        assert np.array_equal(classifier.probabilities(faces[:n]), probabilities[:n])
+    with pytest.raises(ValueError, match="uint8"):
+        classifier.probabilities(faces / 255)
+
+
+def test_int8_computes_in_integers_and_takes_pixels_as_they_are(folder):
+    interpreter = load_classifier(folder / "best_model.int8.tflite")._interpreter
+    kinds = [np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()]
+    assert kinds.count("float32") == 1 and kinds.count("uint8") == 1  # the output and the input
+    assert set(kinds) == {"float32", "uint8", "int8", "int32"}  # int32: sums, and shapes
+    assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0)
+
+
+def test_a_description_stands_beside_and_says_how_well_it_agrees(folder, exported):
+    description = load_classifier(exported).description
+    assert description["labels"] == list(EMOTIONS) and description["pixel_range"] == [0, 255]
+    assert description["training"] == {"epochs": 0} and "scores" not in description  # those are the Keras model's
+    assert description["agreement"]["n"] == 28 and description["agreement"]["moved_probability"] < 0.02
+    assert json.loads((folder / "best_model.json").read_text())["scores"] == {}  # that of the .keras file stays
+    assert len(list(folder.iterdir())) == 7 and not list(folder.glob("*partial*"))
+    path = exported.with_name(f"{exported.name}.json")
+    text = path.read_text()
+    path.write_text(json.dumps(description | {"labels": sorted(EMOTIONS)}))
+    with pytest.raises(ModelError, match="says labels"):
+        load_classifier(exported)
+    path.write_text(text)
+
+
+def test_main_runs_an_export(exported, tmp_path, demo, capsys):
+    cv2.imwrite(str(tmp_path / "picture.png"), demo[0])
+    log = tmp_path / "x.csv"
+    options = ["--source", str(tmp_path / "picture.png"), "--no-window", "--log", str(log)]
+    assert main.main([*options, "--model", str(exported)]) == 0
+    assert capsys.readouterr().err == ""
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_litert_needs_no_tensorflow(exported):
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed: tf.lite was tested in its place")
+    code = (
+        "import sys, numpy, model\n"
+        f"classifier = model.load_classifier({str(exported)!r})\n"
+        "assert classifier.probabilities(numpy.zeros((2, 48, 48, 1), numpy.uint8)).shape == (2, 7)\n"
+        "print(*{'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_litert_and_tensorflows_copy_say_the_same(exported, monkeypatch):
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed: there is only tf.lite")
+    probabilities = load_classifier(exported).probabilities(FACES)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # as if it were not installed
+    assert "tensorflow" in model_module._import_interpreter().__module__
+    assert np.allclose(load_classifier(exported).probabilities(FACES), probabilities, atol=0.01)
+
+
+# ---- What cannot be used
+
+
+def refused(path, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load_classifier(path)
+    assert "\n" not in str(error.value) and "train.py" in str(error.value)
+
+
+def test_what_is_no_export_is_refused(exported, tmp_path):
+    refused(tmp_path / "best_model.tflite", "There is no model at")
+    content, path = exported.read_bytes(), tmp_path / "damaged.tflite"
+    for damaged in (b"", b"hello", content[: len(content) // 2], content[:-1], bytes(4) + content[4:]):
+        path.write_bytes(damaged)
+        refused(path, "damaged")
+
+
+def other_network(size, classes, dtype):
+    """The content of a `.tflite` file that takes another kind of face, or gives another number of probabilities."""
+    import tensorflow as tf
+
+    face = keras.Input(batch_shape=(1, size, size, 1), dtype=dtype)
+    x = keras.layers.AveragePooling2D(size)(keras.layers.Rescaling(1 / 255)(face))
+    other = keras.Model(face, keras.layers.Dense(classes, "softmax")(keras.layers.Flatten()(x)))
+    with export._quiet():
+        return tf.lite.TFLiteConverter.from_keras_model(other).convert()
+
+
+@pytest.mark.parametrize(("size", "classes", "dtype"), [(64, 7, "uint8"), (48, 8, "uint8"), (48, 7, "float32")])
+def test_a_network_of_another_kind_is_refused(tmp_path, size, classes, dtype):
+    (tmp_path / "other.tflite").write_bytes(other_network(size, classes, dtype))
+    refused(tmp_path / "other.tflite", "its tensors are")
+
+
+def test_what_a_user_can_mend_is_one_sentence(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    keras_model, table = str(folder / "best_model.keras"), str(folder / "data")
+    for options, sentence in [
+        (["--export"], "kaggle.com"),
+        (["--export", "--data", table], "There is no model at"),
+        (["--export", "phone.onnx", "--data", table, "--model", keras_model], "must end in .tflite"),
+        (["--export", "nowhere/x.tflite", "--data", table, "--model", keras_model], "does not exist"),
+        (["--export", "--data", table, "--model", str(folder / NAMES[0])], "is an export"),
+        (["--evaluate", "--data", table, "--model", str(folder / NAMES[0])], "is an export"),
+    ]:
+        assert train.main(options) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_answers_differently_is_not_written(folder, tmp_path, monkeypatch, capsys):
+    content = {path: path.read_bytes() for path in (folder / name for name in NAMES)}
+    by_quantization = dict(zip(("float16", "int8"), content.values(), strict=True))
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(7)
+    x = keras.Input((48, 48, 1))
+    sure = keras.layers.Dense(7, "softmax", kernel_initializer=keras.initializers.RandomNormal(stddev=1))
+    keras.Model(x, sure(keras.layers.Flatten()(x))).save("best_model.keras")
+    monkeypatch.setattr(export, "convert", lambda model, quantization, faces: by_quantization[quantization])
+    assert train.main(["--export", "--data", str(folder / "data")]) == 2
+    assert "answers differently" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model.keras"]
+
+
+def test_what_cannot_be_converted_or_written_is_said(folder, tmp_path, monkeypatch):
+    network = load_classifier(folder / "best_model.keras").model
+    with pytest.raises(ModelError, match="cannot be exported as float16"):
+        export.convert(lambda face: keras.ops.erfinv(face), "float16", FACES)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "jax")
+        with pytest.raises(ModelError, match="KERAS_BACKEND"):
+            export.convert(network, "float16", FACES)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(ModelError, match="cannot be written"):
+        export.write_all({tmp_path / "taken": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_calibration_shows_the_whole_range_of_pixels():
+    faces = np.full((1000, 48, 48, 1), 100, np.uint8)
+    chosen = export.calibration_faces(faces)
+    assert chosen.shape == (300, 48, 48, 1) and chosen.dtype == np.float32
+    assert (chosen.min(), chosen.max()) == (0, 255) and faces.min() == 100
+    assert len(export.calibration_faces(faces[:3])) == 3
