@@ -32,9 +32,15 @@ def import_keras():
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with native_stderr_hidden():
-        import keras
-
-        keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
+        try:
+            import keras
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"{error.name} is not installed. Run {sys.executable} -m pip install -r requirements.txt, or set the "
+                "environment variable KERAS_BACKEND to jax or torch if one of these is installed."
+            ) from error
+        if keras.backend.backend() == "tensorflow":
+            keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
     return keras
 
 
@@ -176,7 +182,7 @@ class Classifier:
 
         self.model = model
         self.description = description
-        self._predict = lambda faces: keras.ops.convert_to_numpy(model(faces, training=False))
+        self._predict = functools.partial(_predict_filled_up, model)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -192,6 +198,13 @@ class Classifier:
         if len(faces) == 0:
             return np.zeros((0, len(EMOTIONS)), np.float32)
         return self._predict(faces)
+
+
+def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
+    """Predict with blank faces added up to a power of two: JAX compiles the network for every number of faces."""
+    filled = np.zeros((1 << (len(faces) - 1).bit_length(), *faces.shape[1:]), faces.dtype)
+    filled[: len(faces)] = faces
+    return model.predict_on_batch(filled)[: len(faces)]
 
 
 class LiteClassifier(Classifier):

@@ -7,12 +7,15 @@ python train.py --data PATH --export      write best_model.tflite and best_model
 """
 
 import argparse
+import atexit
 import contextlib
+import io
 import json
 import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -57,6 +60,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument("--seed", type=int, default=0, help="fixes weights, order and augmentation")
     training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")
+    training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, default=Path(BEST), help="where a finished training puts its model")
     output.add_argument(
@@ -95,6 +99,7 @@ def _share(text: str) -> float:
 def main(argv=None) -> int:
     args = parse_args(argv)
     from data import DataError
+    from distribution import DistributionError
     from model import ModelError
     from report import ReportError
 
@@ -107,7 +112,7 @@ def main(argv=None) -> int:
             return score_model(args)
         run, args, state = open_run(args)
         return train(run, args, state)
-    except (DataError, ModelError, ReportError, TrainError) as error:
+    except (DataError, DistributionError, ModelError, ReportError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
@@ -166,7 +171,12 @@ def check_output(output: Path, option: str = "--output", suffix: str = ".keras")
 
 def train(run: Path | None, args, state: dict) -> int:
     import data
+    from distribution import Share, distribute, part
+    from model import import_keras
 
+    share = distribute(args.seed, args.batch_size) if args.distribute else Share()
+    if share.process:
+        run = shadow_run(run)
     dataset = data.load_fer2013(args.data)
     print(dataset.summary())
     sha256 = dataset.sha256()
@@ -178,15 +188,33 @@ def train(run: Path | None, args, state: dict) -> int:
         print(f"Training on {len(training):,} of the faces.")
 
     if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
+        import_keras()  # where it is missing, that is said before anything is written
         run = run or new_run(args)
         try:
-            fit(run, args, state, training, validation, sha256)
+            fit(run, args, state, training, validation, sha256, share)
         except KeyboardInterrupt:
             return interrupted(run)
+    if args.distribute:
+        part(share)
+    if share.process:
+        return 0
     return finish(run, args, dataset, len(training), sha256)
 
 
-def fit(run: Path, args, state: dict, training, validation, sha256: str) -> None:
+def shadow_run(run: Path | None) -> Path:
+    """Return where a process that leaves no files keeps its run while it lasts, and keep it from printing.
+
+    So all processes do the same, as they must: where one went another way, the others would wait for it.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if run:
+        shutil.copytree(run, folder, dirs_exist_ok=True)
+    sys.stdout = io.StringIO()
+    return folder
+
+
+def fit(run: Path, args, state: dict, training, validation, sha256: str, share) -> None:
     """Train a new network, or the one that the state of a resumed run names, to its end: small faces first."""
     import data
     from model import IMAGE_SIZE, import_keras
@@ -200,16 +228,18 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str) -> None
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
             continue
-        model = compiled_model(args, size, run / state["backup"] if state else None)
+        with share.scope():
+            model = compiled_model(args, size, run / state["backup"] if state else None)
         if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
             state = state | {"counters": {}}
+        batches = data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch, size)
         model.fit(
-            data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch, size),
-            steps_per_epoch=-(-len(training) // args.batch_size),
+            share.of_batches(batches),
+            steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),
             epochs=last_epoch,
             initial_epoch=first_epoch,
-            validation_data=(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
-            validation_batch_size=256,
+            validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
+            validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
             callbacks=make_callbacks(run, args, state, sha256, size),
             shuffle=False,  # make_batches has done it
             verbose=1 if sys.stdout.isatty() else 2,
@@ -470,6 +500,7 @@ def draw_augmentation(dataset, path: Path) -> None:
     from dataclasses import fields
 
     import numpy as np
+    from keras import ops
 
     from data import TRAINING, Augmentation, augment
     from figures import draw_faces
@@ -480,15 +511,15 @@ def draw_augmentation(dataset, path: Path) -> None:
     variants = {name: [Augmentation(**off | {name: getattr(Augmentation(), name)})] * 2 for name in off}
     for name, settings in (variants | {"all": [Augmentation()] * 5}).items():
         for seed, setting in enumerate(settings, 1):
-            faces.append(np.asarray(augment(face, np.random.default_rng(seed), setting))[0])
+            faces.append(ops.convert_to_numpy(augment(face, np.random.default_rng(seed), setting))[0])
             captions.append(name.replace("_degrees", ""))
     draw_faces(np.stack(faces), captions, "One training face under each augmentation and under all", path)
 
 
 def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:
     """Return what `best_model.json` says of a model's contract and of how it came about."""
+    import importlib
     import platform
-    from importlib import metadata
 
     import keras
     import numpy as np
@@ -517,7 +548,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
             "versions": {
                 "python": platform.python_version(),
                 "keras": keras.__version__,
-                backend: metadata.version(backend),
+                backend: importlib.import_module(backend).__version__,
                 "numpy": np.__version__,
             },
         },

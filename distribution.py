@@ -1,0 +1,101 @@
+"""`train.py --distribute`: one training on all GPUs of a machine, or, under JAX, on all devices of several machines."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model import import_keras
+
+SEVERAL_PROCESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # as keras.distribution.initialize documents it
+
+
+class DistributionError(ValueError):
+    """A distribution that cannot be had; the message says why and what to do."""
+
+
+@dataclass
+class Share:
+    """What part this process has in a training; by default, all of it on one device."""
+
+    process: int = 0  # number of this process; process 0 alone leaves files
+    processes: int = 1
+    devices: int = 1  # of all processes together; each takes the same number of faces of a batch
+    scope: Callable = contextlib.nullcontext  # in which a model is built
+
+    def whole(self, count: int) -> int:
+        """Return the most faces of so many, up to `count`, that the devices can divide evenly."""
+        return count - count % self.devices
+
+    def of(self, faces, labels) -> tuple:
+        """Return this process's slice of faces and labels; a rest that the devices cannot divide is left out."""
+        count = self.whole(len(labels)) // self.processes
+        rows = slice(self.process * count, (self.process + 1) * count)
+        return faces[rows], labels[rows]
+
+    def of_batches(self, batches):
+        """Yield this process's slice of every batch, and nothing of a batch with fewer faces than devices."""
+        for faces, labels in batches:
+            if self.whole(len(labels)):
+                yield self.of(faces, labels)
+
+
+def distribute(seed: int, batch_size: int) -> Share:
+    """Join the other processes, if the environment names any, and spread what Keras does from now on over all devices.
+
+    TensorFlow takes the GPUs of this machine (where there are none, its CPUs), JAX all devices of all processes.
+    """
+    keras = import_keras()
+    backend, several = keras.backend.backend(), SEVERAL_PROCESSES in os.environ
+    if backend == "jax":
+        keras.utils.set_random_seed(seed)  # the same weights in all processes
+        share = _distribute_jax(keras, several)
+    elif backend == "tensorflow" and not several:
+        share = _distribute_tensorflow()
+    else:
+        what = "with several processes " if several else ""
+        raise DistributionError(
+            f"--distribute {what}does not work on {backend}. Set KERAS_BACKEND=jax"
+            + (f", or unset {SEVERAL_PROCESSES}." if several else " or tensorflow, or leave --distribute out.")
+        )
+    if batch_size % share.devices:
+        raise DistributionError(
+            f"--batch-size {batch_size} cannot be divided among {share.devices} devices. Use a multiple of that."
+        )
+    return share
+
+
+def _distribute_tensorflow() -> Share:
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    return Share(devices=len(devices), scope=strategy.scope)
+
+
+def _distribute_jax(keras, several: bool) -> Share:
+    import jax
+
+    if several:
+        try:
+            keras.distribution.initialize()  # reads the addresses, the number of processes and this one's from there
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise DistributionError(
+                f"The processes that {SEVERAL_PROCESSES} names did not meet ({reason}). Give every process the "
+                "host:port of the first, KERAS_DISTRIBUTION_NUM_PROCESSES and its own KERAS_DISTRIBUTION_PROCESS_ID."
+            ) from error
+    # Every process cuts its own share out of each batch; Keras could do it only with TensorFlow's help.
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    return Share(jax.process_index(), jax.process_count(), jax.device_count())
+
+
+def part(share: Share) -> None:
+    """Part with the other processes after the training: what follows is done on one device, by process 0 alone."""
+    if import_keras().backend.backend() == "jax":
+        import jax
+        import keras
+
+        keras.distribution.set_distribution(None)
+        if share.processes > 1:
+            jax.distributed.shutdown()

@@ -1,0 +1,147 @@
+"""train.py --distribute: what each process gets, and trainings on two devices and in two processes."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_data import make_rows, write_csv
+
+import data
+import distribution
+from distribution import DistributionError, Share, distribute
+from model import load_classifier
+
+ROOT = Path(distribution.__file__).parent
+OPTIONS = ["--data", "fer2013.csv", "--batch-size", "8", "--no-augmentation", "--distribute"]
+TINY = """
+import sys
+import model, train
+model.RESIDUAL_BLOCKS = ((8, 2),)
+train.make_report = train.draw_augmentation = lambda *args: None
+"""
+TWO_CPUS = """
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+"""
+KEEP_WHAT_WAS_SEEN = """
+import numpy as np
+import distribution
+seen, models = [], []
+of, part, compiled_model = distribution.Share.of, distribution.part, train.compiled_model
+def seen_of(share, faces, labels):
+    seen.append(of(share, faces, labels))
+    return seen[-1]
+def kept_model(*args):
+    models.append(compiled_model(*args))
+    return models[-1]
+def kept_part(share):
+    weights = {f"weights{i}": values for i, values in enumerate(models[-1].get_weights())}
+    np.savez(f"seen{share.process}", validation=seen[0][0], batches=np.stack([faces for faces, _ in seen[1:4]]), **weights)
+    part(share)
+distribution.Share.of, distribution.part, train.compiled_model = seen_of, kept_part, kept_model
+"""
+
+
+def start(folder, code, *options, **environment):
+    """Start train.py on a tiny network in a folder of its own, after some code."""
+    folder.mkdir(exist_ok=True)
+    write_csv(folder / "fer2013.csv", make_rows((7, 3, 1)))  # 49 faces: the last batch of an epoch has but one
+    code = TINY + code + "sys.exit(train.main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *OPTIONS, *options], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+@pytest.mark.parametrize(("count", "processes", "devices"), [(8, 1, 1), (9, 1, 2), (9, 2, 2), (11, 2, 4), (3, 2, 4)])
+def test_the_shares_of_a_batch_make_up_the_batch_but_for_a_rest(count, processes, devices):
+    faces, labels = np.arange(count), np.arange(count) + 100
+    parts = [Share(process, processes, devices).of(faces, labels) for process in range(processes)]
+    assert len({len(part[0]) for part in parts}) == 1
+    assert np.array_equal(np.concatenate([part[0] for part in parts]), faces[: count - count % devices])
+    assert np.array_equal(np.concatenate([part[1] for part in parts]), labels[: count - count % devices])
+
+
+def test_a_batch_with_fewer_faces_than_devices_is_left_out():
+    batches = [(np.arange(n), np.arange(n)) for n in (8, 1)]
+    assert [len(faces) for faces, _ in Share(devices=2).of_batches(batches)] == [8]
+
+
+def test_what_cannot_be_distributed_is_refused(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(DistributionError, match="does not work on torch"):
+        distribute(0, 8)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "10.0.0.1:1234")
+    with pytest.raises(DistributionError, match="several processes does not work on tensorflow"):
+        distribute(0, 8)
+
+
+def test_a_batch_size_that_the_devices_cannot_divide_is_refused(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(distribution, "_distribute_tensorflow", lambda: Share(devices=3))
+    with pytest.raises(DistributionError, match="cannot be divided among 3 devices"):
+        distribute(0, 8)
+
+
+@needs("tensorflow")
+def test_tensorflow_trains_on_two_devices(tmp_path):
+    process = start(tmp_path, TWO_CPUS, "--epochs", "2", "--small-epochs", "1", KERAS_BACKEND="tensorflow")
+    output, error = process.communicate(timeout=170)
+    assert process.returncode == 0, error
+    assert "best_model.keras is ready" in output
+    probabilities = load_classifier(tmp_path / "best_model.keras").probabilities(np.zeros((1, 48, 48, 1), np.uint8))
+    assert np.allclose(probabilities.sum(), 1, atol=1e-5)
+
+
+@needs("jax")
+def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # the compiler takes longer than the training
+        "XLA_FLAGS": "",
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    }
+    folders = [tmp_path / "first", tmp_path / "second"]
+    processes = [
+        start(folder, KEEP_WHAT_WAS_SEEN, "--epochs", "1", KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
+        for number, folder in enumerate(folders)
+    ]
+    try:
+        outputs = [process.communicate(timeout=170) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "best_model.keras is ready" in outputs[0][0]
+    assert {path.name for path in folders[1].iterdir()} == {"fer2013.csv", "seen1.npz"}
+
+    first, second = (np.load(folder / f"seen{number}.npz") for number, folder in enumerate(folders))
+    names = [name for name in first.files if name.startswith("weights")]
+    assert names and all(np.array_equal(first[name], second[name]) for name in names)
+    dataset = data.load_fer2013(folders[0] / "fer2013.csv")
+    batches = data.make_batches(dataset["Training"], 8, 0, None)
+    for half, other_half, (faces, _) in zip(first["batches"], second["batches"], batches, strict=False):
+        assert np.array_equal(np.concatenate([half, other_half]), faces)
+    assert len(first["validation"]) == len(second["validation"]) == len(dataset["PublicTest"]) // 2
