@@ -107,7 +107,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, folded: float) ->
         "fitted_on": PUBLIC_TEST,
         "ece_before": evaluate.expected_calibration_error(labels, before),
         "ece_after": evaluate.expected_calibration_error(labels, probabilities),
-        "ece_cross_fitted": evaluate.expected_calibration_error(labels, evaluate.cross_fitted(labels, before)),
+        "ece_cross_fitted": evaluate.cross_fitted_error(labels, before),
         "ece_of_a_perfect_model": evaluate.perfect_model_ece(probabilities),
     }
 
@@ -266,8 +266,8 @@ def calibration_part(card: dict) -> str:
 
 Expected calibration error (15 equal bins): {c["ece_before"]:.1%} before calibration, {c["ece_after"]:.1%} with the
 temperature {c["temperature"]:.3f} that is folded into the model (fitted on {c["fitted_on"]}). With a temperature from
-one half of these faces, measured on the other, pooled over both: {c["ece_cross_fitted"]:.1%}. Chance alone gives a
-perfectly calibrated model {c["ece_of_a_perfect_model"]:.1%} at this n.
+one half of these faces, measured on the other, pooled over both, mean of {evaluate.HALVINGS} draws:
+{c["ece_cross_fitted"]:.1%}. Chance alone gives a perfect model {c["ece_of_a_perfect_model"]:.1%} at this n.
 
 ![Reliability](reliability.png)
 

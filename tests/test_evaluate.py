@@ -102,7 +102,7 @@ def test_a_temperature_that_was_taken_away_is_found_again(temperature):
     labels, probabilities = a_calibrated_model()
     spoilt = evaluate.with_temperature(probabilities, 1 / temperature)
     assert evaluate.fit_temperature(labels, spoilt) == pytest.approx(temperature, rel=0.05)
-    assert evaluate.expected_calibration_error(labels, evaluate.cross_fitted(labels, spoilt)) < 0.02
+    assert evaluate.cross_fitted_error(labels, spoilt) < 0.02
     assert (spoilt.argmax(axis=1) == probabilities.argmax(axis=1)).all()
     if temperature != 1:
         assert evaluate.expected_calibration_error(labels, spoilt) > 0.05
@@ -116,7 +116,7 @@ def test_the_error_of_a_perfect_model_shrinks_with_n():
 
 
 def test_a_perfect_set_asks_for_the_sharpest_temperature():
-    assert evaluate.fit_temperature(LABELS, sure_of(LABELS, 0.9)) == pytest.approx(evaluate.TEMPERATURES[0])
+    assert evaluate.fit_temperature(LABELS, sure_of(LABELS, 0.9)) == pytest.approx(evaluate.TEMPERATURES[0], rel=1e-3)
 
 
 def test_coverage_counts_the_certain_and_their_accuracy():
@@ -189,12 +189,13 @@ def test_grad_cam_equals_its_gradients(untrained):
     tf = pytest.importorskip("tensorflow")
     import keras
 
-    faces = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
-    maps = evaluate.grad_cam(untrained, faces, [3, 5])
-    assert maps.shape == (2, 48, 48)
+    faces = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 1), np.uint8).repeat(7, axis=0)
+    maps = evaluate.grad_cam(untrained, faces, range(7))
+    assert maps.shape == (7, 48, 48)
     assert maps.min() >= 0
     assert maps.max() <= 1
-    layer = [layer for layer in untrained.layers if isinstance(layer, keras.layers.ReLU)][-3]  # 6 x 6 x 256
+    rectified = [layer for layer in untrained.layers if isinstance(layer, keras.layers.ReLU)]
+    layer = [layer for layer in rectified if layer.output.shape[1] == 6][-1]  # 6 x 6 x 192
     assert layer.output.shape[1:3] == (6, 6)
     both = keras.Model(untrained.input, [layer.output, untrained.layers[-1].input])
     kernel, bias = untrained.layers[-1].get_weights()
@@ -203,10 +204,11 @@ def test_grad_cam_equals_its_gradients(untrained):
     with tf.GradientTape() as tape:
         tape.watch(channels)
         logits = rest(channels) @ kernel + bias
-        chosen = logits[0, 3] + logits[1, 5]
+        chosen = tf.linalg.trace(logits)  # of each face, its own emotion
     weights = tape.gradient(chosen, channels).numpy().mean(axis=(1, 2))
     expected = np.maximum((channels.numpy() * weights[:, None, None, :]).sum(axis=-1), 0)
-    expected /= expected.max(axis=(1, 2), keepdims=True)
+    assert expected.any(axis=(1, 2)).sum() >= 2  # an emotion that nothing speaks for has an empty map
+    expected /= np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-12)
     large = keras.ops.image.resize(expected[..., None], (48, 48), interpolation="bilinear")
     difference = np.abs(maps - np.asarray(large)[..., 0])  # not 0: a step may cross the kink of a ReLU
     assert difference.max() < 0.1
