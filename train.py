@@ -139,6 +139,7 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     if state["finished"]:
         raise TrainError(f"{run} is finished; its model is {run / BEST}. Start a new training without --resume.")
     saved |= {"data": str(args.data or saved["data"])}  # the data may have moved; everything else stays as it was
+    saved = vars(parse_args([])) | saved  # a run of an earlier version lacks the newest options
     paths = {name: Path(saved[name]) for name in ("data", "output")}
     args = argparse.Namespace(**saved | paths)
     check_output(args.output)

@@ -15,6 +15,7 @@ import pytest
 from made_data import make_rows, write_csv
 
 import data
+import model
 import train
 from evaluate import score
 from model import load_classifier
@@ -22,6 +23,8 @@ from model import load_classifier
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4"]
+SMALL_BLOCKS = ((8, 2), (8, 2))  # for what is tested here, a small network does as well
+RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
 
 
 def run_script(folder, *options, code=None, **kwargs):
@@ -41,6 +44,13 @@ def the_run(folder) -> Path:
     return run
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "RESIDUAL_BLOCKS", SMALL_BLOCKS)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     """Spare the report after every training but that of `finished`, which is made before this is called."""
@@ -48,7 +58,7 @@ def no_report(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, small_network):
     """A folder in which a training of three epochs ran through and replaced a model that stood there."""
     folder = made_folder(tmp_path_factory.mktemp("finished"))
     (folder / "best_model.keras").write_bytes(b"an older model")
@@ -95,9 +105,9 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
         pytest.skip("Windows has no SIGINT for one process alone")
     folder = made_folder(tmp_path)
     (folder / "best_model.keras").write_bytes(b"an older model")
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, *OPTIONS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUN, *OPTIONS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )
     output = ""
     for line in process.stdout:
@@ -117,7 +127,8 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
 
 KILLED_WHILE_SAVING = """
 import os, sys
-import keras, train
+import keras, model, train
+model.RESIDUAL_BLOCKS = SMALL_BLOCKS
 save, saved = keras.Model.save, []
 def half_a_save(model, path, *args, **kwargs):
     save(model, path, *args, **kwargs)
@@ -136,6 +147,7 @@ sys.exit(train.main(sys.argv[1:]))
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
     code = KILLED_WHILE_SAVING.replace("NAME", repr(name)).replace("COUNT", str(count))
+    code = code.replace("SMALL_BLOCKS", str(SMALL_BLOCKS))
     process = run_script(folder, *OPTIONS, code=code)
     assert process.returncode == 9, process.stderr
     load_classifier(the_run(folder) / "best_model.keras")  # whole
@@ -153,8 +165,8 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     run = the_run(folder)
     assert not (folder / "best_model.keras").exists()
     assert f"--model {run.relative_to(folder)}" in capsys.readouterr().out
-    model = keras.saving.load_model(run / "best_model.keras", compile=False)
-    assert {layer.compute_dtype for layer in model.layers} == {"float32"}  # whatever it was trained in
+    saved = keras.saving.load_model(run / "best_model.keras", compile=False)
+    assert {layer.compute_dtype for layer in saved.layers} == {"float32"}  # whatever it was trained in
 
 
 def refused(capsys, *options):
