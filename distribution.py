@@ -22,6 +22,7 @@ class Share:
     processes: int = 1
     devices: int = 1  # of all processes together; each takes the same number of faces of a batch
     scope: Callable = contextlib.nullcontext  # in which a model is built
+    feed: Callable = lambda make_batches: make_batches()  # from what makes the batches to what `fit` takes
 
     def whole(self, count: int) -> int:
         """Return the most faces of so many, up to `count`, that the devices can divide evenly."""
@@ -33,11 +34,15 @@ class Share:
         rows = slice(self.process * count, (self.process + 1) * count)
         return faces[rows], labels[rows]
 
-    def of_batches(self, batches):
-        """Yield this process's slice of every batch, and nothing of a batch with fewer faces than devices."""
-        for faces, labels in batches:
-            if self.whole(len(labels)):
-                yield self.of(faces, labels)
+    def of_batches(self, make_batches: Callable):
+        """Return, for `fit`, this process's slice of every batch, without batches of fewer faces than devices."""
+
+        def parts():
+            for faces, labels in make_batches():
+                if self.whole(len(labels)):
+                    yield self.of(faces, labels)
+
+        return self.feed(parts)
 
 
 def distribute(seed: int, batch_size: int) -> Share:
@@ -70,7 +75,15 @@ def _distribute_tensorflow() -> Share:
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-    return Share(devices=len(devices), scope=strategy.scope)
+
+    def feed(make_batches: Callable):
+        # Keras begins to read twice under a strategy, and a plain generator would have lost its first batches by then.
+        shapes = [(None, *part.shape[1:]) for part in next(make_batches())]
+        return tf.data.Dataset.from_generator(
+            make_batches, output_signature=tuple(tf.TensorSpec(shape, tf.float32) for shape in shapes)
+        )
+
+    return Share(devices=len(devices), scope=strategy.scope, feed=feed)
 
 
 def _distribute_jax(keras, several: bool) -> Share:

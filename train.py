@@ -9,6 +9,7 @@ python train.py --data PATH --export      write best_model.tflite and best_model
 import argparse
 import atexit
 import contextlib
+import functools
 import io
 import json
 import math
@@ -233,7 +234,9 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
             model = compiled_model(args, size, run / state["backup"] if state else None)
         if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
             state = state | {"counters": {}}
-        batches = data.make_batches(training, args.batch_size, args.seed, augmentation, first_epoch, size)
+        batches = functools.partial(
+            data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size
+        )
         model.fit(
             share.of_batches(batches),
             steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),
@@ -337,6 +340,11 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
                     setattr(counters[name], key, value)
             for variable, value in zip(dropout_seeds(self.model), state.get("dropout_seeds", []), strict=False):
                 variable.assign(value)
+
+        def on_train_batch_begin(self, batch, logs=None):
+            # PyTorch's dropout draws from one generator, which no backup holds.
+            if batch == 0 and keras.backend.backend() == "torch":
+                keras.utils.set_random_seed(args.seed + int(self.model.optimizer.iterations))
 
         def on_epoch_end(self, epoch, logs=None):
             if (run / BEST_PARTIAL).exists():

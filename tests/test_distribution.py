@@ -76,7 +76,7 @@ def test_the_shares_of_a_batch_make_up_the_batch_but_for_a_rest(count, processes
 
 def test_a_batch_with_fewer_faces_than_devices_is_left_out():
     batches = [(np.arange(n), np.arange(n)) for n in (8, 1)]
-    assert [len(faces) for faces, _ in Share(devices=2).of_batches(batches)] == [8]
+    assert [len(faces) for faces, _ in Share(devices=2).of_batches(lambda: batches)] == [8]
 
 
 def test_what_cannot_be_distributed_is_refused(monkeypatch):
