@@ -15,6 +15,7 @@ import pytest
 from made_data import make_rows, write_csv
 
 import data
+import figures
 import model
 import train
 from evaluate import score
@@ -23,7 +24,7 @@ from model import load_classifier
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4"]
-SMALL_BLOCKS = ((8, 2), (8, 2))  # for what is tested here, a small network does as well
+SMALL_BLOCKS = ((8, 2),)  # for what is tested here, a small network does as well
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
 
 
@@ -53,8 +54,10 @@ def small_network():
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    """Spare the report after every training but that of `finished`, which is made before this is called."""
+    """Spare report and pictures after every training but that of `finished`, which is made before this is called."""
     monkeypatch.setattr(train, "make_report", lambda *args: None)
+    monkeypatch.setattr(train, "draw_augmentation", lambda *args: None)
+    monkeypatch.setattr(figures, "draw_curves", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
