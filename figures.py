@@ -69,6 +69,12 @@ def best_epoch(history: pd.DataFrame) -> int:
     return int(accuracy.idxmax())
 
 
+def rate_drops(history: pd.DataFrame) -> tuple[np.ndarray, bool]:
+    """Return the epochs, counted from 1, with a lower learning rate, and whether a schedule lowers it all the time."""
+    drops = np.flatnonzero(history["learning_rate"].diff() < 0) + 1
+    return drops, len(drops) > len(history) / 2
+
+
 @styled
 def draw_curves(history: pd.DataFrame, path: Path) -> None:
     """Draw accuracy and loss against epochs, training and validation, best epoch and rate drops marked.
@@ -78,8 +84,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     figure, axes = new_figure(3.3, 1, 2)
     epochs = history["epoch"] + 1
     best = best_epoch(history)
-    drops = epochs[history["learning_rate"].diff() < 0]
-    falling = len(drops) > len(epochs) / 2  # in every epoch, by a schedule: no marks
+    drops, falling = rate_drops(history)
     sizes = history.get("face_pixels", pd.Series(0, history.index))
     grown = epochs[sizes.diff() > 0]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):

@@ -333,15 +333,16 @@ def read_history(history: pd.DataFrame) -> list[str]:
             f"After epoch {history['val_loss'].idxmin() + 1} the validation loss rose by {rise:.3f} while the "
             "training loss fell: overfitting, the network began to learn its training faces by heart."
         )
-    lines += [*_read_rates(history["learning_rate"]), *_read_sizes(history)]
+    lines += [*_read_rates(history), *_read_sizes(history)]
     return lines
 
 
-def _read_rates(rates: pd.Series) -> list[str]:
-    drops = np.flatnonzero(rates.diff() < 0) + 1
+def _read_rates(history: pd.DataFrame) -> list[str]:
+    rates = history["learning_rate"]
+    drops, falling = figures.rate_drops(history)
     if len(drops) == 0:
         return []
-    if len(drops) > len(rates) / 2:
+    if falling:
         top = rates.argmax() + 1
         return [f"The learning rate rose to {rates.max():.1e} by epoch {top} and fell in every epoch after it, to "
                 f"{rates.iloc[-1]:.1e}: smaller and smaller steps let the weights settle."]  # fmt: skip

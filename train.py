@@ -289,17 +289,17 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
     from keras import callbacks
 
     checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
-    counters = {"best": checkpoint}
+    counters, schedule = {"best": checkpoint}, []
     if args.schedule == "plateau":
         counters["stopping"] = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
         counters["plateau"] = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, verbose=1)
     else:
-        scheduler = callbacks.LearningRateScheduler(lambda epoch: cosine_rate(epoch, args.epochs, args.learning_rate))
+        rate = callbacks.LearningRateScheduler(lambda epoch: cosine_rate(epoch, args.epochs, args.learning_rate))
+        schedule = [rate]
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
-    first = [] if args.schedule == "plateau" else [scheduler]
     note_size = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(face_pixels=size))
-    return [*first, *counters.values(), note_size, history, make_run_keeper(run, args, state, counters, sha256)]
+    return [*schedule, *counters.values(), note_size, history, make_run_keeper(run, args, state, counters, sha256)]
 
 
 def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
@@ -439,19 +439,19 @@ def calibrate(path: Path, validation) -> tuple:
     the temperature of the other half of the faces. Done a second time, it finds a temperature of 1 and multiplies it
     to the one that the description names.
     """
-    from evaluate import fit_temperature, fold_temperature, predict
+    from evaluate import fit_temperature, fold_temperature, predict, with_temperature
     from model import load_classifier
     from report import calibration, folded_temperature
 
     classifier = load_classifier(path)
-    temperature = fit_temperature(validation.labels, predict(classifier.probabilities, validation.faces))
+    probabilities = predict(classifier.probabilities, validation.faces)
+    temperature = fit_temperature(validation.labels, probabilities)
     fold_temperature(classifier.model, temperature)
     total = temperature * folded_temperature(classifier)
     partial = path.with_name(BEST_PARTIAL)
     classifier.model.save(partial)
     partial.replace(path)
-    calibrated = predict(classifier.probabilities, validation.faces)
-    return classifier, calibration(validation.labels, calibrated, total)
+    return classifier, calibration(validation.labels, with_temperature(probabilities, temperature), total)
 
 
 def make_report(run: Path, classifier, dataset, split: str, history=None) -> None:
@@ -474,9 +474,7 @@ def score_model(args) -> int:
     from model import load_classifier
 
     args.data = args.data or find_data()
-    classifier = load_classifier(
-        args.model
-    )  # what is wrong with it is said before the data is read and anything is written
+    classifier = load_classifier(args.model)  # what is wrong with it is said before anything is read or written
     dataset = data.load_fer2013(args.data)
     print(dataset.summary())
     if args.split not in dataset.splits:
