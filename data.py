@@ -407,21 +407,24 @@ def make_batches(
     augmentation: Augmentation | None,
     first_epoch: int = 0,
     size: int = IMAGE_SIZE,
+    targets: np.ndarray | None = None,
 ):
-    """Yield batches (faces float32 (n, size, size, 1), one-hot labels (n, 7)) for ever, every epoch in a new order.
+    """Yield batches (faces float32 (n, size, size, 1), targets (n, 7)) for ever, every epoch in a new order.
 
-    Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees
-    what an uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
+    The targets are those given for the faces of the split, float32 (len(split), 7), or else its labels, one-hot.
+    Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees what an
+    uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
     """
     from keras import ops
 
+    targets = one_hot(split.labels) if targets is None else targets
     for epoch in itertools.count(first_epoch):
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(split))
         for start in range(0, len(split), batch_size):
-            batch = split[order[start : start + batch_size]]
+            rows = order[start : start + batch_size]
             if augmentation is None:
-                faces = resize_faces(batch.faces, size).astype(np.float32)
+                faces = resize_faces(split.faces[rows], size).astype(np.float32)
             else:
-                faces = ops.convert_to_numpy(augment(batch.faces, generator, augmentation, size))
-            yield faces, one_hot(batch.labels)
+                faces = ops.convert_to_numpy(augment(split.faces[rows], generator, augmentation, size))
+            yield faces, targets[rows]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
+SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept for a resume
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
@@ -59,6 +60,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
         "(default: two fifths of the epochs for resnet; cnn cannot)",
     )  # fmt: skip
+    training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
+    training.add_argument(
+        "--teacher", type=Path, nargs="+", metavar="FILE",
+        help="learn not only from the labels but also from what these models answer on average (distillation); a .npy "
+        "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
+    )  # fmt: skip
+    training.add_argument("--teacher-weight", type=_part, default=0.5, help="the teachers' share, beside the labels'")
     training.add_argument("--seed", type=int, default=0, help="fixes weights, order and augmentation")
     training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
@@ -172,6 +180,8 @@ def check_output(output: Path, option: str = "--output", suffix: str = ".keras")
 
 
 def train(run: Path | None, args, state: dict) -> int:
+    import numpy as np
+
     import data
     from distribution import Share, distribute, part
     from model import import_keras
@@ -191,7 +201,13 @@ def train(run: Path | None, args, state: dict) -> int:
 
     if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
         import_keras()  # where it is missing, that is said before anything is written
+        soft_labels = None
+        if not state:  # a file that cannot be used is refused before anything is written, too
+            check_start(args)
+            soft_labels = ask_teachers(args, training.faces)
         run = run or new_run(args)
+        if soft_labels is not None:
+            np.save(run / SOFT_LABELS, soft_labels)
         try:
             fit(run, args, state, training, validation, sha256, share)
         except KeyboardInterrupt:
@@ -218,6 +234,8 @@ def shadow_run(run: Path | None) -> Path:
 
 def fit(run: Path, args, state: dict, training, validation, sha256: str, share) -> None:
     """Train a new network, or the one that the state of a resumed run names, to its end: small faces first."""
+    import numpy as np
+
     import data
     from model import IMAGE_SIZE, import_keras
 
@@ -225,6 +243,9 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
     keras.utils.set_random_seed(args.seed)
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
+    targets = data.one_hot(training.labels)
+    if args.teacher:  # distillation: Hinton et al. 2015
+        targets = (1 - args.teacher_weight) * targets + args.teacher_weight * np.load(run / SOFT_LABELS)
     augmentation = None if args.no_augmentation else data.Augmentation()
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
@@ -235,7 +256,7 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
         if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
             state = state | {"counters": {}}
         batches = functools.partial(
-            data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size
+            data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets
         )
         model.fit(
             share.of_batches(batches),
@@ -251,11 +272,50 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
         state = json.loads((run / STATE).read_text(encoding="utf-8"))  # what follows goes on as a resumed run does
 
 
+def check_start(args) -> None:
+    """See that the model to start with is of the architecture that is to be trained."""
+    from model import load_classifier
+
+    if args.start and (name := load_classifier(args.start).model.name) != args.arch:
+        raise TrainError(f"--start {args.start} is a {name}. Add --arch {name}, or start with another model.")
+
+
+def ask_teachers(args, faces):
+    """Return the teachers' mean answer to faces (n, 48, 48, 1) and their mirror images, float32 (n, 7), or None."""
+    import numpy as np
+
+    from evaluate import predict
+    from model import load_classifier
+
+    answers = []
+    for path in args.teacher or []:
+        print(f"Asking the teacher {path} about {len(faces):,} faces ...", flush=True)
+        if path.suffix == ".npy":
+            answers.append(load_soft_labels(path, len(faces)))
+        else:
+            classify = load_classifier(path).probabilities
+            answers.append((predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2)
+    return np.mean(answers, axis=0, dtype=np.float32) if answers else None
+
+
+def load_soft_labels(path: Path, count: int):
+    """Return a teacher's answers, (count, 7), from a .npy file, in the order of the training faces."""
+    import numpy as np
+
+    try:
+        answers = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise TrainError(f"--teacher {path} cannot be read ({error}).") from error
+    if answers.shape != (count, 7) or not np.allclose(answers.sum(axis=1), 1, atol=0.01):
+        raise TrainError(f"--teacher {path} does not hold seven probabilities for each of the {count:,} faces.")
+    return answers
+
+
 def compiled_model(args, image_size: int, backup: Path | None):
     """Return the network of `args` for faces of a size, with the weights and the optimizer of a backup if given."""
     import keras
 
-    from model import build_model, fuse_batch_normalization
+    from model import build_model, fuse_batch_normalization, load_classifier
 
     model = build_model(args.arch, "mixed_bfloat16" if args.mixed_precision else "float32", image_size)
     model.compile(
@@ -263,7 +323,9 @@ def compiled_model(args, image_size: int, backup: Path | None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
-    if backup:
+    if args.start and not backup:
+        model.set_weights(load_classifier(args.start).model.get_weights())
+    elif backup:
         old = keras.saving.load_model(backup)
         model.set_weights(old.get_weights())
         model.optimizer.build(model.trainable_variables)
@@ -279,8 +341,7 @@ def new_run(args) -> Path:
     while run.exists():
         run = run.with_name(run.name + "_")
     run.mkdir(parents=True)
-    saved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    (run / "arguments.json").write_text(json.dumps(saved, indent=2), encoding="utf-8")
+    (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
     return run
 
 
@@ -391,7 +452,7 @@ def save_plain(model, arch: str, path: Path) -> None:
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file in one step: whole or not at all."""
     partial = path.with_suffix(".partial.json")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -172,6 +172,31 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     assert {layer.compute_dtype for layer in saved.layers} == {"float32"}  # whatever it was trained in
 
 
+def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    first = finished / "best_model.keras"
+    soft = np.full((56, 7), 1 / 7, np.float32)
+    np.save("even.npy", soft)
+    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", str(first)]
+    assert train.main(["--data", "fer2013.csv", *still, "--teacher", str(first), "even.npy"]) == 0
+    run = the_run(folder)
+    faces = data.load_fer2013("fer2013.csv")["Training"].faces
+    classifier = load_classifier(first)
+    answers = (classifier.probabilities(faces) + classifier.probabilities(faces[:, :, ::-1])) / 2
+    assert np.allclose(np.load(run / "soft_labels.npy"), (answers + soft) / 2, atol=1e-6)
+    trained, started = load_classifier(run / "best_model.keras"), classifier
+    for a, b in zip(trained.model.layers, started.model.layers, strict=True):
+        if a.name.startswith("conv"):  # not so the last one, which the temperature scales
+            assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+    untaught = pd.read_csv(run / "history.csv")["loss"][0]
+    options = ["--teacher", "even.npy", "--teacher-weight", "0.99", "--label-smoothing", "0"]
+    assert train.main(["--data", "fer2013.csv", *still, *options]) == 0
+    run = max((folder / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+    even = pd.read_csv(run / "history.csv")["loss"][0]
+    assert np.log(7) <= even != pytest.approx(untaught, abs=0.01)  # cross-entropy with even targets is log 7 at least
+
+
 def refused(capsys, *options):
     assert train.main([str(option) for option in options]) == 2
     error = capsys.readouterr().err
@@ -189,7 +214,14 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "damaged.keras").write_bytes(b"no model")
+    np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
+    assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
+    assert "Add --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
+    assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
+    assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
+    assert "seven probabilities" in refused(capsys, "--data", csv, "--teacher", "short.npy")
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy"}
     assert "is finished" in refused(capsys, "--resume", the_run(finished))
 
 
