@@ -264,7 +264,7 @@ def load_classifier(path) -> Classifier:
     (n, 48, 48, 1) faces to seven probabilities, or is contradicted by the `.json` beside it.
     """
     path = Path(path)
-    description = _read_description(description_path(path))
+    description = read_description(description_path(path))
     if path.suffix == ".tflite":
         return _load_lite(path, description)
     _refuse_unsafe(path)
@@ -298,7 +298,7 @@ def description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
 
 
-def _read_description(path: Path) -> dict:
+def read_description(path: Path) -> dict:
     """Return what the `.json` beside a model says, {} where there is none; refuse one that contradicts the contract."""
     if not path.is_file():
         return {}

@@ -8,7 +8,6 @@ python train.py --data PATH --export      write best_model.tflite and best_model
 
 import argparse
 import atexit
-import contextlib
 import functools
 import io
 import json
@@ -17,12 +16,11 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-RUNS = Path("runs")
-BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
-SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept for a resume
+from runs import BEST, BEST_PARTIAL, RUNS, STATE, make_run_keeper, new_run, publish, trim_history, write_json
+
+SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
@@ -335,16 +333,6 @@ def compiled_model(args, image_size: int, backup: Path | None):
     return model
 
 
-def new_run(args) -> Path:
-    """Make runs/<time>/ and note the arguments in it."""
-    run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
-    while run.exists():
-        run = run.with_name(run.name + "_")
-    run.mkdir(parents=True)
-    (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
-    return run
-
-
 def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list:
     """Return Keras's callbacks and, last, the one that keeps the run's files whole and their state for a resume."""
     from keras import callbacks
@@ -372,88 +360,6 @@ def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
     if epoch < warm_up:
         return highest * (epoch + 1) / (warm_up + 1)
     return highest * (1 + math.cos(math.pi * (epoch - warm_up + 0.5) / (epochs - warm_up))) / 2
-
-
-def trim_history(path: Path, epochs: int) -> None:
-    """Drop the lines of epochs that a crash left in the history but not in the backup."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
-
-
-def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
-    """Return the callback that, after every epoch, puts the best model in place, draws the curves, backs up.
-
-    Each file is written beside its place and then moved there, so that a kill at any moment leaves the old or the
-    new one whole; `state.json`, moved last, names the backup it belongs to.
-    """
-    import keras
-    import pandas as pd
-
-    from figures import draw_curves
-
-    kept = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
-
-    class RunKeeper(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):  # after the others, which have just reset themselves
-            for name, values in state.get("counters", {}).items():
-                for key, value in values.items():
-                    setattr(counters[name], key, value)
-            for variable, value in zip(dropout_seeds(self.model), state.get("dropout_seeds", []), strict=False):
-                variable.assign(value)
-
-        def on_train_batch_begin(self, batch, logs=None):
-            # PyTorch's dropout draws from one generator, which no backup holds.
-            if batch == 0 and keras.backend.backend() == "torch":
-                keras.utils.set_random_seed(args.seed + int(self.model.optimizer.iterations))
-
-        def on_epoch_end(self, epoch, logs=None):
-            if (run / BEST_PARTIAL).exists():
-                save_plain(self.model, args.arch, run / BEST_PARTIAL)
-                (run / BEST_PARTIAL).replace(run / BEST)
-            draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
-            self.back_up(epoch + 1)
-
-        def back_up(self, epochs: int):
-            backup = f"backup-{epochs:03d}.keras"
-            self.model.save(run / backup)
-            new = {
-                "epochs": epochs,
-                "backup": backup,
-                "stopped": bool(self.model.stop_training),
-                "finished": False,
-                "data_sha256": sha256,
-                "dropout_seeds": [keras.ops.convert_to_numpy(seed).tolist() for seed in dropout_seeds(self.model)],
-                "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in counters},
-            }
-            write_json(run / STATE, new)
-            for old in run.glob("backup-*.keras"):
-                if old.name != backup:
-                    old.unlink()
-
-    return RunKeeper()
-
-
-def dropout_seeds(model) -> list:
-    """Return the variables that hold where dropout's random numbers stand; a saved model leaves them out."""
-    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
-
-
-def save_plain(model, arch: str, path: Path) -> None:
-    """Replace a mixed-precision or small-faced file by its plain twin, which runs everywhere; leave others."""
-    from model import IMAGE_SIZE, build_model
-
-    if model.layers[1].dtype_policy.name != "float32" or model.input_shape[1] != IMAGE_SIZE:
-        twin = build_model(arch)
-        twin.set_weights(model.get_weights())
-        twin.save(path)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file in one step: whole or not at all."""
-    partial = path.with_suffix(".partial.json")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def interrupted(run: Path) -> int:
@@ -594,8 +500,9 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
     import pandas as pd
 
     from figures import best_epoch
-    from model import EMOTIONS, count_multiply_adds
+    from model import EMOTIONS, count_multiply_adds, description_path, read_description
 
+    before = read_description(description_path(Path(args.start))).get("training") if args.start else None
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
     others = ("data", "output", "resume", "evaluate", "model", "split", "export")
@@ -619,20 +526,9 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
                 backend: importlib.import_module(backend).__version__,
                 "numpy": np.__version__,
             },
+            **({"before": before} if before else {}),  # how the model came about that it started from
         },
     }
-
-
-def publish(best: Path, output: Path) -> None:
-    """Replace the model and its description in one step each; keep what stood there as *.previous.*."""
-    for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
-        previous = old.with_name(f"{old.stem}.previous{old.suffix}")
-        partial = old.with_name(f"{old.stem}.partial{old.suffix}")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(old, partial)
-            partial.replace(previous)
-        shutil.copyfile(new, partial)
-        partial.replace(old)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as model.import_keras does: some tests import Keras earlier
 REPOSITORY = Path(__file__).resolve().parent.parent
 CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
 REAL_CAPTURE = cv2.VideoCapture

@@ -189,6 +189,8 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
     for a, b in zip(trained.model.layers, started.model.layers, strict=True):
         if a.name.startswith("conv"):  # not so the last one, which the temperature scales
             assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+    first_training = json.loads((finished / "best_model.json").read_text())["training"]
+    assert json.loads((folder / "best_model.json").read_text())["training"]["before"] == first_training
     untaught = pd.read_csv(run / "history.csv")["loss"][0]
     options = ["--teacher", "even.npy", "--teacher-weight", "0.99", "--label-smoothing", "0"]
     assert train.main(["--data", "fer2013.csv", *still, *options]) == 0

@@ -1,0 +1,117 @@
+"""The folder of a training, runs/<time>/: arguments, best model, history and backup, whole after a kill at any moment.
+
+What is kept here is what `train.py --resume` goes on from. A file is written beside its place and then moved there.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+RUNS = Path("runs")
+BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
+
+
+def new_run(args) -> Path:
+    """Make runs/<time>/ and note the arguments in it."""
+    run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
+    while run.exists():
+        run = run.with_name(run.name + "_")
+    run.mkdir(parents=True)
+    (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
+    return run
+
+
+def trim_history(path: Path, epochs: int) -> None:
+    """Drop the lines of epochs that a crash left in the history but not in the backup."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+
+
+def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
+    """Return the callback that, after every epoch, puts the best model in place, draws the curves, backs up.
+
+    Each file is written beside its place and then moved there, so that a kill at any moment leaves the old or the
+    new one whole; `state.json`, moved last, names the backup it belongs to.
+    """
+    import keras
+    import pandas as pd
+
+    from figures import draw_curves
+
+    kept = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
+
+    class RunKeeper(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):  # after the others, which have just reset themselves
+            for name, values in state.get("counters", {}).items():
+                for key, value in values.items():
+                    setattr(counters[name], key, value)
+            for variable, value in zip(dropout_seeds(self.model), state.get("dropout_seeds", []), strict=False):
+                variable.assign(value)
+
+        def on_train_batch_begin(self, batch, logs=None):
+            # PyTorch's dropout draws from one generator, which no backup holds.
+            if batch == 0 and keras.backend.backend() == "torch":
+                keras.utils.set_random_seed(args.seed + int(self.model.optimizer.iterations))
+
+        def on_epoch_end(self, epoch, logs=None):
+            if (run / BEST_PARTIAL).exists():
+                save_plain(self.model, args.arch, run / BEST_PARTIAL)
+                (run / BEST_PARTIAL).replace(run / BEST)
+            draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
+            self.back_up(epoch + 1)
+
+        def back_up(self, epochs: int):
+            backup = f"backup-{epochs:03d}.keras"
+            self.model.save(run / backup)
+            new = {
+                "epochs": epochs,
+                "backup": backup,
+                "stopped": bool(self.model.stop_training),
+                "finished": False,
+                "data_sha256": sha256,
+                "dropout_seeds": [keras.ops.convert_to_numpy(seed).tolist() for seed in dropout_seeds(self.model)],
+                "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in counters},
+            }
+            write_json(run / STATE, new)
+            for old in run.glob("backup-*.keras"):
+                if old.name != backup:
+                    old.unlink()
+
+    return RunKeeper()
+
+
+def dropout_seeds(model) -> list:
+    """Return the variables that hold where dropout's random numbers stand; a saved model leaves them out."""
+    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
+
+
+def save_plain(model, arch: str, path: Path) -> None:
+    """Replace a mixed-precision or small-faced file by its plain twin, which runs everywhere; leave others."""
+    from model import IMAGE_SIZE, build_model
+
+    if model.layers[1].dtype_policy.name != "float32" or model.input_shape[1] != IMAGE_SIZE:
+        twin = build_model(arch)
+        twin.set_weights(model.get_weights())
+        twin.save(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file in one step: whole or not at all."""
+    partial = path.with_suffix(".partial.json")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def publish(best: Path, output: Path) -> None:
+    """Replace the model and its description in one step each; keep what stood there as *.previous.*."""
+    for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
+        previous = old.with_name(f"{old.stem}.previous{old.suffix}")
+        partial = old.with_name(f"{old.stem}.partial{old.suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(old, partial)
+            partial.replace(previous)
+        shutil.copyfile(new, partial)
+        partial.replace(old)
