@@ -161,6 +161,23 @@ def _fused_call(layer, plain_call, inputs, training=None, mask=None):
     return outputs
 
 
+def measure_batch_normalization(model, faces: np.ndarray, batch_size: int = 256) -> None:
+    """Set what batch normalisation subtracts and divides by to what it is on these faces, uint8 (n, 48, 48, 1).
+
+    Training leaves the statistics of augmented faces behind, and live faces are not augmented.
+    """
+    import keras
+
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for count, start in enumerate(range(0, len(faces), batch_size)):
+        for layer in layers:
+            layer.momentum = count / (count + 1)  # so that the moving mean becomes the mean of all batches
+        model(faces[start : start + batch_size].astype(np.float32), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
 def count_multiply_adds(model) -> int:
     """Return the multiply-adds of one face's way through the convolution and dense layers of a Keras model."""
     import keras

@@ -22,6 +22,7 @@ from runs import BEST, BEST_PARTIAL, RUNS, STATE, make_run_keeper, new_run, publ
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
+STATISTICS_FACES = 8192  # training faces over which batch normalisation is measured in the end
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
     https://www.kaggle.com/datasets/msambare/fer2013
@@ -378,10 +379,10 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     """Calibrate the best model, describe it, put it in its place, then report on it."""
     import pandas as pd
 
-    from data import PUBLIC_TEST
+    from data import PUBLIC_TEST, TRAINING
     from report import score_splits
 
-    classifier, calibration = calibrate(run / BEST, dataset[PUBLIC_TEST])
+    classifier, calibration = calibrate(run / BEST, dataset[TRAINING], dataset[PUBLIC_TEST])
     description = describe(classifier.model, run, args, dataset, training_count, sha256)
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     classifier.description = description
@@ -399,18 +400,23 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     return 0
 
 
-def calibrate(path: Path, validation) -> tuple:
-    """Fold into a model the temperature that fits its probabilities to the validation faces.
+def calibrate(path: Path, training, validation) -> tuple:
+    """Fit a model's batch normalisation to faces as they are, and fold in the temperature that fits its probabilities.
 
-    Return the model as a classifier, and what was done: the answers stay, and the error after it is measured with
-    the temperature of the other half of the faces. Done a second time, it finds a temperature of 1 and multiplies it
-    to the one that the description names.
+    Return the model as a classifier, and what was done: the error after it is measured with the temperature of the
+    other half of the validation faces. Done a second time, it finds the same statistics, and a temperature of 1 that
+    it multiplies to the one that the description names.
     """
+    import numpy as np
+
     from evaluate import fit_temperature, fold_temperature, predict, with_temperature
-    from model import load_classifier
+    from model import load_classifier, measure_batch_normalization
     from report import calibration, folded_temperature
 
     classifier = load_classifier(path)
+    faces = training.faces[np.random.default_rng(0).permutation(len(training))[:STATISTICS_FACES]]
+    faces[::2] = faces[::2, :, ::-1]
+    measure_batch_normalization(classifier.model, faces)
     probabilities = predict(classifier.probabilities, validation.faces)
     temperature = fit_temperature(validation.labels, probabilities)
     fold_temperature(classifier.model, temperature)
