@@ -408,10 +408,12 @@ def make_batches(
     first_epoch: int = 0,
     size: int = IMAGE_SIZE,
     targets: np.ndarray | None = None,
+    mixup: float = 0.0,
 ):
     """Yield batches (faces float32 (n, size, size, 1), targets (n, 7)) for ever, every epoch in a new order.
 
-    The targets are those given for the faces of the split, float32 (len(split), 7), or else its labels, one-hot.
+    The targets are those given for the faces of the split, float32 (len(split), 7), or else its labels, one-hot. With
+    `mixup`, a face and its target are blended with another's, by a share from Beta(mixup, mixup) (Zhang et al. 2017).
     Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees what an
     uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
     """
@@ -427,4 +429,14 @@ def make_batches(
                 faces = resize_faces(split.faces[rows], size).astype(np.float32)
             else:
                 faces = ops.convert_to_numpy(augment(split.faces[rows], generator, augmentation, size))
-            yield faces, targets[rows]
+            answers = targets[rows]
+            if mixup:
+                share = generator.beta(mixup, mixup, len(rows)).astype(np.float32)
+                faces = blend(faces, share[:, None, None, None])
+                answers = blend(answers, share[:, None])
+            yield faces, answers
+
+
+def blend(values: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return each row mixed with the one as far from the other end, which keeps `share` of itself (n, 1, ...)."""
+    return share * values + (1 - share) * values[::-1]

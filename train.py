@@ -59,6 +59,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
         "(default: two fifths of the epochs for resnet; cnn cannot)",
     )  # fmt: skip
+    training.add_argument(
+        "--mixup", type=_alpha, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
+    )
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
         "--teacher", type=Path, nargs="+", metavar="FILE",
@@ -95,6 +98,12 @@ def _count(text: str) -> int:
 def _part(text: str) -> float:
     if not 0 <= (value := float(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def _alpha(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
 
 
@@ -255,8 +264,9 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
         if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
             state = state | {"counters": {}}
         batches = functools.partial(
-            data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets
-        )
+            data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
+            mixup=args.mixup,
+        )  # fmt: skip
         model.fit(
             share.of_batches(batches),
             steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),

@@ -285,5 +285,19 @@ def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():
     assert not np.array_equal(first[0][0], take(1, seed=4)[0][0])
 
 
+def test_mixup_blends_faces_and_targets_alike():
+    """Faces of one gray value, which stands for their target: it has to tell the target of every blend."""
+    gray = np.linspace(0, 252, 7).astype(np.uint8)
+    split = data.Split(np.broadcast_to(gray[:, None, None, None], (7, 48, 48, 1)), np.arange(7, dtype=np.uint8))
+    targets = np.eye(7, dtype=np.float32) * 0.8 + 0.2 / 7
+    faces, mixed = next(make_batches(split, 7, 0, None, targets=targets, mixup=1.0))
+    assert mixed.sum(axis=1) == pytest.approx(1)
+    share = (mixed - 0.2 / 7) / 0.8  # of each face in the blend
+    assert np.allclose(faces[:, 0, 0, 0], share @ gray, atol=0.01)
+    assert ((share > 0.01).sum(axis=1) == 2).sum() >= 4  # the middle one meets itself
+    _, plain = next(make_batches(split, 7, 0, None, targets=targets))
+    assert sorted(plain.max(axis=1)) == pytest.approx([0.8 + 0.2 / 7] * 7)
+
+
 def test_emotion_codes_are_kaggles():
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
