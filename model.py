@@ -31,7 +31,6 @@ def import_keras():
     No log level silences them, so the process's stderr is closed to them meanwhile; Python's own goes on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's own default leaves AMD's processors out
     with native_stderr_hidden():
         try:
             import keras

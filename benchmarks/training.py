@@ -7,6 +7,7 @@ three take turns, and the medians of all turns are compared: a machine is rarely
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -71,6 +72,7 @@ def main(argv=None) -> int:
     from data import Augmentation, Split, make_batches
     from model import count_multiply_adds, import_keras
 
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py does
     import_keras()
     generator = np.random.default_rng(0)
     count = args.batch_size * 20

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as model.import_keras does: some tests import Keras earlier
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.main does: some tests import Keras earlier
 REPOSITORY = Path(__file__).resolve().parent.parent
 CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
 REAL_CAPTURE = cv2.VideoCapture
