@@ -25,6 +25,15 @@ class ModelError(ValueError):
     """A model file that cannot be used; the message says why and what to do."""
 
 
+def use_onednn() -> None:
+    """Let TensorFlow, not yet imported, compute through oneDNN on every processor.
+
+    By itself it leaves oneDNN off on many, AMD's among them, and trains a third slower there; a single face, as
+    main.py classifies it, goes faster without.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 def import_keras():
     """Import Keras with its backend and return it, without the half screen of notes that TensorFlow's C++ prints.
 

@@ -115,3 +115,44 @@ def publish(best: Path, output: Path) -> None:
             partial.replace(previous)
         shutil.copyfile(new, partial)
         partial.replace(old)
+
+
+def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:
+    """Return what `best_model.json` says of a model's contract and of how it came about."""
+    import importlib
+    import platform
+
+    import keras
+    import numpy as np
+    import pandas as pd
+
+    from figures import best_epoch
+    from model import EMOTIONS, count_multiply_adds, description_path, read_description
+
+    before = read_description(description_path(Path(args.start))).get("training") if args.start else None
+    history = pd.read_csv(run / "history.csv")
+    backend = keras.backend.backend()
+    others = ("data", "output", "resume", "evaluate", "model", "split", "export")
+    arguments = {name: value for name, value in vars(args).items() if name not in others}
+    return {
+        "labels": list(EMOTIONS),
+        "pixel_range": [0, 255],
+        "input": "uint8 gray faces (n, 48, 48, 1)",
+        "parameters": model.count_params(),
+        "multiply_adds": count_multiply_adds(model),
+        "training": {
+            "arguments": arguments,
+            "epochs": len(history),
+            "best_epoch": best_epoch(history) + 1,
+            "faces": training_count,
+            "data": dataset.counts()["all"].to_dict(),
+            "data_sha256": sha256,
+            "versions": {
+                "python": platform.python_version(),
+                "keras": keras.__version__,
+                backend: importlib.import_module(backend).__version__,
+                "numpy": np.__version__,
+            },
+            **({"before": before} if before else {}),  # how the model came about that it started from
+        },
+    }

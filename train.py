@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runs import BEST, BEST_PARTIAL, RUNS, STATE, make_run_keeper, new_run, publish, trim_history, write_json
+from runs import BEST, BEST_PARTIAL, RUNS, STATE, describe, make_run_keeper, new_run, publish, trim_history, write_json
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
@@ -115,14 +115,12 @@ def _share(text: str) -> float:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    # By itself TensorFlow leaves oneDNN off on many processors, AMD's among them, and trains a third slower there; a
-    # single face, as main.py classifies it, goes faster without.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from data import DataError
     from distribution import DistributionError
-    from model import ModelError
+    from model import ModelError, use_onednn
     from report import ReportError
 
+    use_onednn()
     try:
         if (args.evaluate or args.export) and args.model.suffix == ".tflite":
             raise TrainError(f"{args.model} is an export. Give --model the .keras file that it was made of.")
@@ -212,15 +210,15 @@ def train(run: Path | None, args, state: dict) -> int:
 
     if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
         import_keras()  # where it is missing, that is said before anything is written
-        soft_labels = None
+        start = soft_labels = None
         if not state:  # a file that cannot be used is refused before anything is written, too
-            check_start(args)
+            start = starting_weights(args)
             soft_labels = ask_teachers(args, training.faces)
         run = run or new_run(args)
         if soft_labels is not None:
             np.save(run / SOFT_LABELS, soft_labels)
         try:
-            fit(run, args, state, training, validation, sha256, share)
+            fit(run, args, state, start, training, validation, sha256, share)
         except KeyboardInterrupt:
             return interrupted(run)
     if args.distribute:
@@ -243,8 +241,11 @@ def shadow_run(run: Path | None) -> Path:
     return folder
 
 
-def fit(run: Path, args, state: dict, training, validation, sha256: str, share) -> None:
-    """Train a new network, or the one that the state of a resumed run names, to its end: small faces first."""
+def fit(run: Path, args, state: dict, start, training, validation, sha256: str, share) -> None:
+    """Train to its end the network that the state of a resumed run names, or a new one: small faces first.
+
+    A new one begins with the weights `start`, or with random ones where that is None.
+    """
     import numpy as np
 
     import data
@@ -263,7 +264,7 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
         if first_epoch >= last_epoch:
             continue
         with share.scope():
-            model = compiled_model(args, size, run / state["backup"] if state else None)
+            model = compiled_model(args, size, run / state["backup"] if state else None, start)
         if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
             state = state | {"counters": {}}
         batches = functools.partial(
@@ -284,12 +285,20 @@ def fit(run: Path, args, state: dict, training, validation, sha256: str, share) 
         state = json.loads((run / STATE).read_text(encoding="utf-8"))  # what follows goes on as a resumed run does
 
 
-def check_start(args) -> None:
-    """See that the model to start with is of the architecture that is to be trained."""
+def starting_weights(args) -> list | None:
+    """Return the weights of the model to start with, which has to be of the architecture that is to be trained."""
     from model import load_classifier
 
-    if args.start and (name := load_classifier(args.start).model.name) != args.arch:
-        raise TrainError(f"--start {args.start} is a {name}. Add --arch {name}, or start with another model.")
+    if not args.start:
+        return None
+    if args.start.suffix != ".keras":
+        raise TrainError(f"--start {args.start} must be a .keras file: an export cannot be trained further.")
+    network = load_classifier(args.start).model
+    if network.name != args.arch:
+        raise TrainError(
+            f"--start {args.start} is a {network.name}. Add --arch {network.name}, or start with another model."
+        )
+    return network.get_weights()
 
 
 def ask_teachers(args, faces):
@@ -323,11 +332,11 @@ def load_soft_labels(path: Path, count: int):
     return answers
 
 
-def compiled_model(args, image_size: int, backup: Path | None):
-    """Return the network of `args` for faces of a size, with the weights and the optimizer of a backup if given."""
+def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
+    """Return the network of `args` for faces of a size, with a backup's weights and optimizer or with given weights."""
     import keras
 
-    from model import build_model, fuse_batch_normalization, load_classifier
+    from model import build_model, fuse_batch_normalization
 
     model = build_model(args.arch, "mixed_bfloat16" if args.mixed_precision else "float32", image_size)
     model.compile(
@@ -335,14 +344,14 @@ def compiled_model(args, image_size: int, backup: Path | None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
-    if args.start and not backup:
-        model.set_weights(load_classifier(args.start).model.get_weights())
-    elif backup:
+    if backup:
         old = keras.saving.load_model(backup)
         model.set_weights(old.get_weights())
         model.optimizer.build(model.trainable_variables)
         for variable, value in zip(model.optimizer.variables, old.optimizer.variables, strict=True):
             variable.assign(value)
+    elif weights:
+        model.set_weights(weights)
     fuse_batch_normalization(model)
     return model
 
@@ -507,47 +516,6 @@ def draw_augmentation(dataset, path: Path) -> None:
             faces.append(ops.convert_to_numpy(augment(face, np.random.default_rng(seed), setting))[0])
             captions.append(name.replace("_degrees", ""))
     draw_faces(np.stack(faces), captions, "One training face under each augmentation and under all", path)
-
-
-def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:
-    """Return what `best_model.json` says of a model's contract and of how it came about."""
-    import importlib
-    import platform
-
-    import keras
-    import numpy as np
-    import pandas as pd
-
-    from figures import best_epoch
-    from model import EMOTIONS, count_multiply_adds, description_path, read_description
-
-    before = read_description(description_path(Path(args.start))).get("training") if args.start else None
-    history = pd.read_csv(run / "history.csv")
-    backend = keras.backend.backend()
-    others = ("data", "output", "resume", "evaluate", "model", "split", "export")
-    arguments = {name: value for name, value in vars(args).items() if name not in others}
-    return {
-        "labels": list(EMOTIONS),
-        "pixel_range": [0, 255],
-        "input": "uint8 gray faces (n, 48, 48, 1)",
-        "parameters": model.count_params(),
-        "multiply_adds": count_multiply_adds(model),
-        "training": {
-            "arguments": arguments,
-            "epochs": len(history),
-            "best_epoch": best_epoch(history) + 1,
-            "faces": training_count,
-            "data": dataset.counts()["all"].to_dict(),
-            "data_sha256": sha256,
-            "versions": {
-                "python": platform.python_version(),
-                "keras": keras.__version__,
-                backend: importlib.import_module(backend).__version__,
-                "numpy": np.__version__,
-            },
-            **({"before": before} if before else {}),  # how the model came about that it started from
-        },
-    }
 
 
 if __name__ == "__main__":

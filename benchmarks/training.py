@@ -7,7 +7,6 @@ three take turns, and the medians of all turns are compared: a machine is rarely
 
 import argparse
 import itertools
-import os
 import statistics
 import sys
 import time
@@ -70,15 +69,15 @@ def main(argv=None) -> int:
 
     import train
     from data import Augmentation, Split, make_batches
-    from model import count_multiply_adds, import_keras
+    from model import count_multiply_adds, import_keras, use_onednn
 
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py does
+    use_onednn()
     import_keras()
     generator = np.random.default_rng(0)
     count = args.batch_size * 20
     faces = generator.integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     split = Split(faces, generator.integers(0, 7, count).astype(np.uint8))
-    model = train.compiled_model(train.parse_args(["--arch", args.arch]), 48, None)
+    model = train.compiled_model(train.parse_args(["--arch", args.arch]), 48)
 
     batches = make_batches(split, args.batch_size, 0, Augmentation())
     batch = next(batches)

@@ -1,6 +1,5 @@
 """What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
 
-import os
 import time
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.main does: some tests import Keras earlier
+from model import use_onednn
+
+use_onednn()  # as train.main does: some tests import Keras earlier
 REPOSITORY = Path(__file__).resolve().parent.parent
 CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
 REAL_CAPTURE = cv2.VideoCapture

@@ -227,6 +227,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
+    assert "must be a .keras file" in refused(capsys, "--data", csv, "--start", "best_model.tflite")
     assert "Add --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
