@@ -1,6 +1,8 @@
 """What `python main.py --check` prints: what is well here, and for what is not, how to mend it."""
 
 import importlib.metadata
+import importlib.util
+import os
 import re
 import sys
 import time
@@ -15,7 +17,7 @@ def check(cascade_path: Path, model_path: Path) -> bool:
     well = True
     for name, look in [
         ("Python", _python),
-        ("packages", _packages),
+        ("packages", lambda: _packages(model_path)),
         ("window", _window),
         ("cascade", lambda: _cascade(cascade_path)),
         ("cameras", _cameras),
@@ -37,8 +39,12 @@ def _python() -> str:
     return version
 
 
-def _packages() -> str:
-    """Compare what is installed with requirements.txt."""
+def _packages(model_path: Path) -> str:
+    """Compare what is installed with requirements.txt: all of it, or what this backend or a .tflite file needs."""
+    if model_path.suffix == ".tflite" and importlib.util.find_spec("ai_edge_litert"):
+        packages = ("ai-edge-litert", "opencv-python", "numpy")
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     install = f"run {sys.executable} -m pip install -r requirements.txt"
     try:
         from packaging.requirements import Requirement  # comes with Keras
@@ -49,6 +55,8 @@ def _packages() -> str:
         if not line.split("#")[0].strip():
             continue
         requirement = Requirement(line.split("#")[0].strip())
+        if requirement.name == "tensorflow" and backend != "tensorflow":
+            requirement = Requirement(backend)
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         try:

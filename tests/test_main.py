@@ -1,6 +1,7 @@
 """main.py from the command line's side: every source and output, every bad input, keys, signals, a real window."""
 
 import ctypes.util
+import importlib.metadata
 import itertools
 import os
 import shutil
@@ -465,6 +466,30 @@ def test_check_says_how_to_mend_what_is_not(run, cameras, monkeypatch, tmp_path)
     assert len(failures) == 3
     for line, mend in zip(failures, ("--cascade PATH", "--source demo", "python train.py"), strict=True):
         assert mend in line
+
+
+def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch, tmp_path):
+    version = importlib.metadata.version
+
+    def without_tensorflow(name):
+        if name == "tensorflow":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    def packages(**options):
+        cameras(None, noise(50, 120, 160))
+        install(monkeypatch, scripted_window([]))
+        _, out, _ = run("--check", **options)
+        return next(line for line in out.splitlines() if " packages " in line)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_tensorflow)
+    assert packages().startswith("FAIL") and "tensorflow is missing" in packages()
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert packages().startswith("ok") and "jax" in packages()
+    monkeypatch.delenv("KERAS_BACKEND")
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    line = packages(model=tmp_path / "best_model.tflite")
+    assert line.startswith("ok") and "ai-edge-litert" in line
 
 
 # ---- As a process of its own: signals, displays, a window
