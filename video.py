@@ -305,7 +305,7 @@ class Demo:
         if row is None:
             raise VideoError(f"The demo's faces are missing at {DEMO_FACES}. Restore the folder demo.")
         size = row.shape[0]
-        self._faces = [np.float32(row[:, i : i + size]) for i in range(0, row.shape[1], size)]
+        self.faces = [np.float32(row[:, i : i + size]) for i in range(0, row.shape[1], size)]
         y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
         self._mask = np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))  # a soft ellipse
         y, x = np.mgrid[0 : 1 : self.height * 1j, 0 : 1 : self.width * 1j]
@@ -314,7 +314,7 @@ class Demo:
     def frame(self, index: int) -> Frame:
         """Return the frame of a number."""
         seconds = index / self.fps
-        face = self._faces[int(seconds / self.emotion_seconds) % len(self._faces)]
+        face = self.faces[int(seconds / self.emotion_seconds) % len(self.faces)]
         size = face.shape[0]
         zoom = 1.1 + 0.15 * math.sin(0.9 * seconds)  # the head comes nearer and goes
         x = (self.width - zoom * size) / 2 + 120 * math.sin(1.3 * seconds)
