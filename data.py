@@ -343,6 +343,11 @@ class Augmentation:
     contrast: float = 0.3  # up to this share more or less
     erase: float = 0.5  # this share of the faces loses a rectangle (Zhong et al. 2017)
 
+    def scaled(self, share: float) -> "Augmentation":
+        """Return changes that go only a share of the way, 0..1; half of the faces are mirrored all the same."""
+        ranges = {name: share * value for name, value in vars(self).items() if name != "flip"}
+        return Augmentation(**ranges, flip=self.flip)
+
 
 def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation, size: int = IMAGE_SIZE):
     """Return the faces (n, 48, 48, 1), changed at random, as float32 (n, size, size, 1), 0..255; size is at most 48.

@@ -42,6 +42,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
     data.add_argument("--fraction", type=_share, default=1.0, help="share of the training faces, for a quick try")
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
+    data.add_argument(
+        "--augmentation", type=_share, default=1.0, metavar="SHARE", help="share of the usual changes to a face"
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=_count, default=50, help="passes over the training faces, at most")
     training.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="residual or plain network")
@@ -258,7 +261,7 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
     targets = data.one_hot(training.labels)
     if args.teacher:  # distillation: Hinton et al. 2015
         targets = (1 - args.teacher_weight) * targets + args.teacher_weight * np.load(run / SOFT_LABELS)
-    augmentation = None if args.no_augmentation else data.Augmentation()
+    augmentation = None if args.no_augmentation else data.Augmentation().scaled(args.augmentation)
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:

@@ -301,3 +301,20 @@ def test_mixup_blends_faces_and_targets_alike():
 
 def test_emotion_codes_are_kaggles():
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+def test_scaled_augmentation_goes_a_share_of_the_way_and_mirrors_all_the_same():
+    generator = np.random.default_rng(0)
+    face = np.full((1, 48, 48, 1), 90, np.uint8)
+    face[:, 16:32, 8:20] = 200
+    faces = np.repeat(face, 200, axis=0)
+
+    def moved(share):  # how far the bright block's middle, mirrored back to the left, goes from its place, pixels
+        changed = np.asarray(augment(faces, generator, Augmentation(erase=0).scaled(share)))[..., 0]
+        bright = changed > (changed.min((1, 2)) + changed.max((1, 2)))[:, None, None] / 2
+        columns = (bright * np.arange(48)).sum((1, 2)) / bright.sum((1, 2))
+        assert 60 < (columns > 24).sum() < 140
+        return np.abs(np.minimum(columns, 47 - columns) - 13.5).mean()
+
+    whole, third, hardly = moved(1.0), moved(0.33), moved(1e-6)
+    assert hardly < 0.01 < third < 0.5 * whole
