@@ -416,6 +416,19 @@ def test_a_cut_shows_within_four_tenths_of_a_second():
     assert labels[30 + 12] == "happy"
 
 
+def test_the_shipped_network_follows_the_cuts_of_the_demo(tmp_path):
+    assert main.main(["--source", "demo", "--no-window", "--log", str(tmp_path / "x.csv")]) == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    seconds = video.Demo().emotion_seconds
+    segments = [table[table["time_seconds"] // seconds == k] for k in range(7)]
+    settled = [segment["label"].tail(20).mode()[0] for segment in segments]
+    named = [k for k in range(7) if settled[k] == EMOTIONS[k]]
+    assert len(named) >= 5
+    for k in named[1:]:
+        first = segments[k][segments[k]["label"] == settled[k]]["time_seconds"].iloc[0]
+        assert first - k * seconds <= 0.4
+
+
 def test_no_smoothing_shows_every_frame_as_it_is():
     assert labels_of(main.Steadier(0, 0.4), [ANGRY, HAPPY] * 3) == ["angry", "happy"] * 3
 
