@@ -50,7 +50,7 @@ def _packages(model_path: Path) -> str:
         from packaging.requirements import Requirement  # comes with Keras
     except ImportError as error:
         raise RuntimeError(f"Keras is missing: {install}") from error
-    good, bad = [], []
+    good, bad = [], {}  # bad: from a requirement to what is wrong with it
     for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if not line.split("#")[0].strip():
             continue
@@ -62,11 +62,16 @@ def _packages(model_path: Path) -> str:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            bad.append(f"{requirement.name} is missing")
+            bad[str(requirement)] = f"{requirement.name} is missing"
+            continue
+        if requirement.specifier.contains(version):
+            good.append(f"{requirement.name} {version}")
         else:
-            (good if requirement.specifier.contains(version) else bad).append(f"{requirement.name} {version}")
+            bad[str(requirement)] = f"{requirement.name} {version}"
     if bad:
-        raise RuntimeError(f"{', '.join(bad)}: {install}")
+        if backend != "tensorflow":  # which requirements.txt would install, and not this backend
+            install = f"run {sys.executable} -m pip install {' '.join(map(repr, bad))}"
+        raise RuntimeError(f"{', '.join(bad.values())}: {install}")
     return ", ".join(good)
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -345,8 +345,7 @@ class Augmentation:
 
     def scaled(self, share: float) -> "Augmentation":
         """Return changes that go only a share of the way, 0..1; half of the faces are mirrored all the same."""
-        ranges = {name: share * value for name, value in vars(self).items() if name != "flip"}
-        return Augmentation(**ranges, flip=self.flip)
+        return replace(self, **{name: share * value for name, value in vars(self).items() if name != "flip"})
 
 
 def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation, size: int = IMAGE_SIZE):

@@ -4,7 +4,9 @@ What is kept here is what `train.py --resume` goes on from. A file is written be
 """
 
 import contextlib
+import importlib
 import json
+import platform
 import shutil
 import time
 from pathlib import Path
@@ -119,9 +121,6 @@ def publish(best: Path, output: Path) -> None:
 
 def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:
     """Return what `best_model.json` says of a model's contract and of how it came about."""
-    import importlib
-    import platform
-
     import keras
     import numpy as np
     import pandas as pd

@@ -22,7 +22,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def tour(count: int) -> list[int]:
-    """Return a walk over 0..count-1 that steps once from each to each other, (Hierholzer 1873)."""
+    """Return a walk over 0..count-1 that steps once from each to each other (Hierholzer 1873)."""
     left = {node: [other for other in range(count) if other != node] for node in range(count)}
     path, walk = [0], []
     while path:

@@ -499,6 +499,8 @@ def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch,
     assert packages().startswith("FAIL") and "tensorflow is missing" in packages()
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert packages().startswith("ok") and "jax" in packages()
+    monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")
+    assert packages().startswith("FAIL") and packages().endswith("pip install 'no-such-backend'")
     monkeypatch.delenv("KERAS_BACKEND")
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
     line = packages(model=tmp_path / "best_model.tflite")
