@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -413,11 +414,13 @@ def make_batches(
     size: int = IMAGE_SIZE,
     targets: np.ndarray | None = None,
     mixup: float = 0.0,
+    augmentation_share: Callable[[int], float] = lambda epoch: 1.0,
 ):
     """Yield batches (faces float32 (n, size, size, 1), targets (n, 7)) for ever, every epoch in a new order.
 
     The targets are those given for the faces of the split, float32 (len(split), 7), or else its labels, one-hot. With
     `mixup`, a face and its target are blended with another's, by a share from Beta(mixup, mixup) (Zhang et al. 2017).
+    `augmentation_share(epoch)`, 0..1, says how much of its way the augmentation goes.
     Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees what an
     uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
     """
@@ -427,12 +430,13 @@ def make_batches(
     for epoch in itertools.count(first_epoch):
         generator = np.random.default_rng((seed, epoch))
         order = generator.permutation(len(split))
+        changes = augmentation and augmentation.scaled(augmentation_share(epoch))
         for start in range(0, len(split), batch_size):
             rows = order[start : start + batch_size]
-            if augmentation is None:
+            if changes is None:
                 faces = resize_faces(split.faces[rows], size).astype(np.float32)
             else:
-                faces = ops.convert_to_numpy(augment(split.faces[rows], generator, augmentation, size))
+                faces = ops.convert_to_numpy(augment(split.faces[rows], generator, changes, size))
             answers = targets[rows]
             if mixup:
                 share = generator.beta(mixup, mixup, len(rows)).astype(np.float32)

@@ -333,8 +333,7 @@ def read_history(history: pd.DataFrame) -> list[str]:
             f"After epoch {history['val_loss'].idxmin() + 1} the validation loss rose by {rise:.3f} while the "
             "training loss fell: overfitting, the network began to learn its training faces by heart."
         )
-    lines += [*_read_rates(history), *_read_sizes(history)]
-    return lines
+    return [*lines, *_read_rates(history), *_read_sizes(history), *_read_augmentation(history)]
 
 
 def _read_rates(history: pd.DataFrame) -> list[str]:
@@ -357,6 +356,14 @@ def _read_sizes(history: pd.DataFrame) -> list[str]:
         return []
     pixels = small["face_pixels"].iloc[0]
     return [f"Epochs 1 to {len(small)} saw faces of {pixels} pixels, in training and validation, to save time."]
+
+
+def _read_augmentation(history: pd.DataFrame) -> list[str]:
+    shares = history.get("augmentation", pd.Series([1.0]))
+    if shares.nunique() == 1:
+        return []
+    return [f"The changes to a training face went from {shares.iloc[0]:.0%} of the usual ones in the first epoch to "
+            f"{shares.iloc[-1]:.0%} in the last."]  # fmt: skip
 
 
 def _read_gap(gap: float) -> str:

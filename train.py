@@ -43,8 +43,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     data.add_argument("--fraction", type=_share, default=1.0, help="share of the training faces, for a quick try")
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
     data.add_argument(
-        "--augmentation", type=_share, default=1.0, metavar="SHARE", help="share of the usual changes to a face"
-    )
+        "--augmentation", type=_unit, nargs=2, default=[1.0, 0.0], metavar=("FIRST", "LAST"),
+        help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch",
+    )  # fmt: skip
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=_count, default=50, help="passes over the training faces, at most")
     training.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="residual or plain network")
@@ -55,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
     )  # fmt: skip
     training.add_argument("--patience", type=_count, default=10, help="plateau: epochs without better loss to stop")
-    training.add_argument("--weight-decay", type=float, default=0.02, help="AdamW's decay; 0 makes it Adam")
+    training.add_argument("--weight-decay", type=float, default=0.05, help="AdamW's decay; 0 makes it Adam")
     training.add_argument("--label-smoothing", type=_part, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
         "--small-epochs", type=int, metavar="EPOCHS",
@@ -107,6 +108,12 @@ def _part(text: str) -> float:
 def _alpha(text: str) -> float:
     if not 0 <= (value := float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+def _unit(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return value
 
 
@@ -261,7 +268,8 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
     targets = data.one_hot(training.labels)
     if args.teacher:  # distillation: Hinton et al. 2015
         targets = (1 - args.teacher_weight) * targets + args.teacher_weight * np.load(run / SOFT_LABELS)
-    augmentation = None if args.no_augmentation else data.Augmentation().scaled(args.augmentation)
+    augmentation = None if args.no_augmentation else data.Augmentation()
+    changes_share = functools.partial(augmentation_share, args=args)
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
@@ -272,7 +280,7 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
             state = state | {"counters": {}}
         batches = functools.partial(
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
-            mixup=args.mixup,
+            mixup=args.mixup, augmentation_share=changes_share,
         )  # fmt: skip
         model.fit(
             share.of_batches(batches),
@@ -373,8 +381,10 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
         schedule = [rate]
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
-    note_size = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(face_pixels=size))
-    return [*schedule, *counters.values(), note_size, history, make_run_keeper(run, args, state, counters, sha256)]
+    settings = callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(face_pixels=size, augmentation=augmentation_share(epoch, args))
+    )
+    return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
 
 
 def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
@@ -386,6 +396,12 @@ def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
     if epoch < warm_up:
         return highest * (epoch + 1) / (warm_up + 1)
     return highest * (1 + math.cos(math.pi * (epoch - warm_up + 0.5) / (epochs - warm_up))) / 2
+
+
+def augmentation_share(epoch: int, args) -> float:
+    """Return how far the changes to a face go in an epoch, 0..1: evenly from the first epoch's share to the last's."""
+    first, last = (0, 0) if args.no_augmentation else args.augmentation
+    return first + (last - first) * epoch / max(args.epochs - 1, 1)
 
 
 def interrupted(run: Path) -> int:

@@ -299,6 +299,19 @@ def test_mixup_blends_faces_and_targets_alike():
     assert sorted(plain.max(axis=1)) == pytest.approx([0.8 + 0.2 / 7] * 7)
 
 
+def test_the_share_of_the_augmentation_is_asked_for_every_epoch():
+    split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
+    batches = make_batches(split, 35, 0, Augmentation(), augmentation_share=lambda epoch: 1 - epoch, mixup=1e-9)
+    originals = {face.tobytes() for face in np.concatenate([FACES, FACES[:, :, ::-1]])}
+
+    def unchanged():  # of an epoch's faces, mirrored ones counted in
+        faces = np.concatenate([next(batches)[0] for _ in range(2)])
+        return np.mean([face.round().astype(np.uint8).tobytes() in originals for face in faces])
+
+    assert unchanged() == 0
+    assert unchanged() == 1
+
+
 def test_emotion_codes_are_kaggles():
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 

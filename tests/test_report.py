@@ -126,6 +126,9 @@ def test_the_curves_are_read_from_their_numbers():
     assert "After epoch 6 the validation loss rose by 0.500" in over
     assert "from epoch 9 on" in over
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
+    eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
+    assert "from 100% of the usual ones in the first epoch to 25% in the last" in eased
+    assert "usual ones" not in over
 
 
 def test_a_frame_holds_its_face_in_the_middle(average_faces):

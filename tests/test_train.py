@@ -94,6 +94,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
     assert history["face_pixels"].tolist() == [36, 48, 48]
+    assert history["augmentation"].tolist() == [1, 0.5, 0]
     whole = history["val_accuracy"][1:]  # the scores of small faces do not count
     assert description["training"]["best_epoch"] == whole.idxmax() + 1
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
