@@ -3,6 +3,7 @@
 Drawn with matplotlib's Figure, not pyplot: no window system is needed and nothing has to be closed.
 """
 
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 
@@ -73,6 +74,38 @@ def rate_drops(history: pd.DataFrame) -> tuple[np.ndarray, bool]:
     """Return the epochs, counted from 1, with a lower learning rate, and whether a schedule lowers it all the time."""
     drops = np.flatnonzero(history["learning_rate"].diff() < 0) + 1
     return drops, len(drops) > len(history) / 2
+
+
+def draw_augmentation(face: np.ndarray, path: Path) -> None:
+    """Draw a face (1, 48, 48, 1) under a strong draw of each augmentation, and under all by chance."""
+    from keras import ops
+
+    from data import Augmentation, augment
+
+    def drawn(seed, settings):
+        return ops.convert_to_numpy(augment(face, np.random.default_rng(seed), settings))[0]
+
+    off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
+    full = Augmentation()
+    faces, captions = [face[0]], ["as it is"]
+    for name, text in (
+        ("rotation_degrees", f"turned (±{full.rotation_degrees:.0f}°)"),
+        ("zoom", f"zoomed (±{full.zoom:.0%})"),
+        ("shift", f"shifted (±{full.shift:.0%})"),
+        ("flip", "mirrored"),
+        ("brightness", f"darker or brighter (±{full.brightness:.0%})"),
+        ("contrast", f"contrast (±{full.contrast:.0%})"),
+        ("erase", "a part erased"),
+    ):
+        settings = Augmentation(**off | {name: getattr(full, name)})
+        variants = [drawn(seed, settings) for seed in range(40)]
+        changes = [np.abs(variant - face[0]).mean() for variant in variants]
+        faces.append(variants[int(np.argmax(changes))])  # a strong one: most are drawn near the middle
+        captions.append(text)
+    for seed in range(5):
+        faces.append(drawn(seed, full))
+        captions.append(f"all, draw {seed + 1}")
+    draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all", path, 5)
 
 
 @styled

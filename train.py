@@ -421,6 +421,7 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     import pandas as pd
 
     from data import PUBLIC_TEST, TRAINING
+    from figures import draw_augmentation
     from report import score_splits
 
     classifier, calibration = calibrate(run / BEST, dataset[TRAINING], dataset[PUBLIC_TEST])
@@ -436,7 +437,7 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     write_json(run / STATE, json.loads((run / STATE).read_text(encoding="utf-8")) | {"finished": True})
     for backup in run.glob("backup-*.keras"):
         backup.unlink()
-    draw_augmentation(dataset, run / "augmentation.png")
+    draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
     make_report(run, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
 
@@ -514,27 +515,6 @@ def export_model(args) -> int:
     print(export(classifier, args.model, dataset, args.export))
     print(f"{args.export} is ready: python main.py --model {args.export}")
     return 0
-
-
-def draw_augmentation(dataset, path: Path) -> None:
-    """Draw one training face under each augmentation, and under all of them."""
-    from dataclasses import fields
-
-    import numpy as np
-    from keras import ops
-
-    from data import TRAINING, Augmentation, augment
-    from figures import draw_faces
-
-    off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
-    face = dataset[TRAINING].faces[:1]
-    faces, captions = [face[0]], ["as it is"]
-    variants = {name: [Augmentation(**off | {name: getattr(Augmentation(), name)})] * 2 for name in off}
-    for name, settings in (variants | {"all": [Augmentation()] * 5}).items():
-        for seed, setting in enumerate(settings, 1):
-            faces.append(ops.convert_to_numpy(augment(face, np.random.default_rng(seed), setting))[0])
-            captions.append(name.replace("_degrees", ""))
-    draw_faces(np.stack(faces), captions, "One training face under each augmentation and under all", path)
 
 
 if __name__ == "__main__":

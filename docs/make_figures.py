@@ -7,7 +7,6 @@ reliability, coverage, live path. No picture holds a single face of FER-2013.
 """
 
 import argparse
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def main(argv=None) -> int:
     faces = np.stack([cv2.resize(face, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA) for face in large])
     faces = faces[..., None]  # (7, 48, 48, 1)
     draw_emotions(large, classifier, faces, args.output / "emotions.png")
-    draw_augmentation(faces[SHOWN : SHOWN + 1], args.output / "augmentation.png")
+    figures.draw_augmentation(faces[SHOWN : SHOWN + 1], args.output / "augmentation.png")
     draw_network(classifier.model, args.output / "network.png")
     draw_activations(classifier.model, faces[SHOWN : SHOWN + 1], args.output / "activations.png")
     captions = list(EMOTIONS)
@@ -79,33 +78,6 @@ def draw_emotions(large: np.ndarray, classifier, faces: np.ndarray, path: Path) 
     ]
     title = "The average face of each emotion, its differences exaggerated; below the name, what the model says"
     figures.draw_faces(large[..., None], captions, title, path)
-
-
-def draw_augmentation(face: np.ndarray, path: Path) -> None:
-    """Draw a face (1, 48, 48, 1) under each augmentation at both ends of its range, and under all by chance."""
-    from data import Augmentation, augment
-
-    off = {field.name: type(field.default)(0) for field in dataclasses.fields(Augmentation)}
-    full = Augmentation()
-    faces, captions = [face[0]], ["as it is"]
-    for name, text in (
-        ("rotation_degrees", f"turned (±{full.rotation_degrees:.0f}°)"),
-        ("zoom", f"zoomed (±{full.zoom:.0%})"),
-        ("shift", f"shifted (±{full.shift:.0%})"),
-        ("flip", "mirrored"),
-        ("brightness", f"darker or brighter (±{full.brightness:.0%})"),
-        ("contrast", f"contrast (±{full.contrast:.0%})"),
-        ("erase", "a part erased"),
-    ):
-        settings = Augmentation(**off | {name: getattr(full, name)})
-        variants = [np.asarray(augment(face, np.random.default_rng(seed), settings))[0] for seed in range(40)]
-        changes = [np.abs(variant - face[0]).mean() for variant in variants]
-        faces.append(variants[int(np.argmax(changes))])  # a strong one: most are drawn near the middle
-        captions.append(text)
-    for seed in range(5):
-        faces.append(np.asarray(augment(face, np.random.default_rng(seed), full))[0])
-        captions.append(f"all, draw {seed + 1}")
-    figures.draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all", path, 5)
 
 
 # --- the network ------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ ROOT = Path(distribution.__file__).parent
 OPTIONS = ["--data", "fer2013.csv", "--batch-size", "8", "--no-augmentation", "--distribute"]
 TINY = """
 import sys
-import model, train
+import figures, model, train
 model.RESIDUAL_BLOCKS = ()  # the stem and the dense layer
-train.make_report = train.draw_augmentation = lambda *args: None
+train.make_report = figures.draw_augmentation = lambda *args: None
 """
 TWO_CPUS = """
 import tensorflow as tf

@@ -56,7 +56,7 @@ def small_network():
 def no_report(monkeypatch):
     """Spare report and pictures after every training but that of `finished`, which is made before this is called."""
     monkeypatch.setattr(train, "make_report", lambda *args: None)
-    monkeypatch.setattr(train, "draw_augmentation", lambda *args: None)
+    monkeypatch.setattr(figures, "draw_augmentation", lambda *args: None)
     monkeypatch.setattr(figures, "draw_curves", lambda *args: None)
 
 
