@@ -43,7 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     data.add_argument("--fraction", type=_share, default=1.0, help="share of the training faces, for a quick try")
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
     data.add_argument(
-        "--augmentation", type=_unit, nargs=2, default=[1.0, 0.0], metavar=("FIRST", "LAST"),
+        "--augmentation", type=_unit, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
         help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch",
     )  # fmt: skip
     training = parser.add_argument_group("training")
@@ -56,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
     )  # fmt: skip
     training.add_argument("--patience", type=_count, default=10, help="plateau: epochs without better loss to stop")
-    training.add_argument("--weight-decay", type=float, default=0.05, help="AdamW's decay; 0 makes it Adam")
+    training.add_argument("--weight-decay", type=float, default=0.02, help="AdamW's decay; 0 makes it Adam")
     training.add_argument("--label-smoothing", type=_part, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
         "--small-epochs", type=int, metavar="EPOCHS",

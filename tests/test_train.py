@@ -23,7 +23,7 @@ from model import load_classifier
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
-OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4"]
+OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4", "--augmentation", "1", "0"]
 SMALL_BLOCKS = ((8, 2),)  # for what is tested here, a small network does as well
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
 
