@@ -56,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "them are named right (90 %% and 74 %% at 0.4)",
     )
     group.add_argument(
-        "--smoothing", type=_seconds, default=0.2, metavar="SECONDS", help="time constant of a face's label; 0: none"
+        "--smoothing", type=_seconds, default=0.18, metavar="SECONDS", help="time constant of a face's label; 0: none"
     )
     group.add_argument("--probabilities", action="store_true", help="show the seven bars of each face")
     group = parser.add_argument_group("faces")
