@@ -476,5 +476,5 @@ def _end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # files are finished on both
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # files are finished as after Ctrl-C
     _end(main())

@@ -1,5 +1,6 @@
 """What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from model import use_onednn
 
 use_onednn()  # as train.main does: some tests import Keras earlier
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 REPOSITORY = Path(__file__).resolve().parent.parent
 CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
 REAL_CAPTURE = cv2.VideoCapture

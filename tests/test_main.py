@@ -531,10 +531,21 @@ def long_film(tmp_path_factory, demo):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_files_are_whole_after_a_signal(tmp_path, network, long_film, number):
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_IGN),  # as a shell's background job gets it
+    ],
+)
+def test_files_are_whole_after_a_signal(tmp_path, network, long_film, number, ctrl_c):
     log, output = tmp_path / "x.csv", tmp_path / "x.mp4"
-    process = start("--source", long_film, "--no-window", "--log", log, "--output", output, network=network)
+    inherited = signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        process = start("--source", long_film, "--no-window", "--log", log, "--output", output, network=network)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     wait_until(lambda: log.exists() and log.stat().st_size > 3000)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
