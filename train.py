@@ -8,12 +8,14 @@ python train.py --data PATH --export      write best_model.tflite and best_model
 
 import argparse
 import atexit
+import contextlib
 import functools
 import io
 import json
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -282,17 +284,18 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
             mixup=args.mixup, augmentation_share=changes_share,
         )  # fmt: skip
-        model.fit(
-            share.of_batches(batches),
-            steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),
-            epochs=last_epoch,
-            initial_epoch=first_epoch,
-            validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
-            validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
-            callbacks=make_callbacks(run, args, state, sha256, size),
-            shuffle=False,  # make_batches has done it
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        with ctrl_c_between_steps() as ctrl_c:
+            model.fit(
+                share.of_batches(batches),
+                steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),
+                epochs=last_epoch,
+                initial_epoch=first_epoch,
+                validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
+                validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
+                callbacks=[*make_callbacks(run, args, state, sha256, size), ctrl_c],
+                shuffle=False,  # make_batches has done it
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
         state = json.loads((run / STATE).read_text(encoding="utf-8"))  # what follows goes on as a resumed run does
 
 
@@ -365,6 +368,33 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
         model.set_weights(weights)
     fuse_batch_normalization(model)
     return model
+
+
+@contextlib.contextmanager
+def ctrl_c_between_steps():
+    """Hold Ctrl-C back until a step is over, for within one it can get lost in TensorFlow; a second one stops at once.
+
+    Gives the callback that passes it on.
+    """
+    from keras import callbacks
+
+    pressed = []
+
+    def note(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, usual)
+
+    def pass_on(number, logs=None):
+        if pressed:
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list:
