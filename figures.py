@@ -82,8 +82,8 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
 
     from data import Augmentation, augment
 
-    def drawn(seed, settings):
-        return ops.convert_to_numpy(augment(face, np.random.default_rng(seed), settings))[0]
+    def draws(settings, count):
+        return ops.convert_to_numpy(augment(np.repeat(face, count, axis=0), np.random.default_rng(0), settings))
 
     off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
     full = Augmentation()
@@ -98,13 +98,12 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
         ("erase", "a part erased"),
     ):
         settings = Augmentation(**off | {name: getattr(full, name)})
-        variants = [drawn(seed, settings) for seed in range(40)]
-        changes = [np.abs(variant - face[0]).mean() for variant in variants]
-        faces.append(variants[int(np.argmax(changes))])  # a strong one: most are drawn near the middle
+        variants = draws(settings, 40)
+        changes = np.abs(variants - face).mean(axis=(1, 2, 3))
+        faces.append(variants[np.argmax(changes)])  # a strong one: most are drawn near the middle
         captions.append(text)
-    for seed in range(5):
-        faces.append(drawn(seed, full))
-        captions.append(f"all, draw {seed + 1}")
+    faces.extend(draws(full, 5))
+    captions.extend(f"all, draw {number}" for number in range(1, 6))
     draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all", path, 5)
 
 
