@@ -393,6 +393,7 @@ def ctrl_c_between_steps():
         signal.signal(signal.SIGINT, note)
     try:
         yield callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
+        pass_on(None)  # pressed after the last step
     finally:
         signal.signal(signal.SIGINT, usual)
 
