@@ -40,33 +40,34 @@ def parse_args(argv=None) -> argparse.Namespace:
         description="Train the emotion network on FER-2013 and write best_model.keras.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    count, share, amount = number(1, kind=int), number(0, 1), number(0)
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
-    data.add_argument("--fraction", type=_share, default=1.0, help="share of the training faces, for a quick try")
+    data.add_argument("--fraction", type=number(0.001, 1), default=1.0, help="share of the training faces to use")
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
     data.add_argument(
-        "--augmentation", type=_unit, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
+        "--augmentation", type=share, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
         help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch",
     )  # fmt: skip
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=_count, default=50, help="passes over the training faces, at most")
+    training.add_argument("--epochs", type=count, default=50, help="passes over the training faces, at most")
     training.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="residual or plain network")
-    training.add_argument("--batch-size", type=_count, default=128, help="faces a step")
-    training.add_argument("--learning-rate", type=float, default=2e-3, help="AdamW's highest rate")
+    training.add_argument("--batch-size", type=count, default=128, help="faces a step")
+    training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
     training.add_argument(
         "--schedule", choices=("cosine", "plateau"), default="cosine",
         help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
     )  # fmt: skip
-    training.add_argument("--patience", type=_count, default=10, help="plateau: epochs without better loss to stop")
-    training.add_argument("--weight-decay", type=float, default=0.02, help="AdamW's decay; 0 makes it Adam")
-    training.add_argument("--label-smoothing", type=_part, default=0.1, help="share of a label given to all emotions")
+    training.add_argument("--patience", type=count, default=10, help="plateau: epochs without better loss to stop")
+    training.add_argument("--weight-decay", type=amount, default=0.02, help="AdamW's decay; 0 makes it Adam")
+    training.add_argument("--label-smoothing", type=share, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
-        "--small-epochs", type=int, metavar="EPOCHS",
+        "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
         "(default: two fifths of the epochs for resnet; cnn cannot)",
     )  # fmt: skip
     training.add_argument(
-        "--mixup", type=_alpha, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
+        "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
     )
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
@@ -74,8 +75,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="learn not only from the labels but also from what these models answer on average (distillation); a .npy "
         "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
     )  # fmt: skip
-    training.add_argument("--teacher-weight", type=_part, default=0.5, help="the teachers' share, beside the labels'")
-    training.add_argument("--seed", type=int, default=0, help="fixes weights, order and augmentation")
+    training.add_argument("--teacher-weight", type=share, default=0.5, help="the teachers' share, beside the labels'")
+    seed = number(0, 2**32 - 1, int)
+    training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
     training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")
@@ -95,34 +97,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+def number(low: float, high: float = sys.float_info.max, kind: type = float):
+    """Return what reads an option's number of a kind, from low to high, for argparse."""
 
+    def parse(text: str):
+        if not low <= (value := kind(text)) <= high:
+            limits = f"{low} or more" if high == sys.float_info.max else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return value
 
-def _part(text: str) -> float:
-    if not 0 <= (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
-    return value
-
-
-def _alpha(text: str) -> float:
-    if not 0 <= (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _unit(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-def _share(text: str) -> float:
-    if not 0 < (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
+    parse.__name__ = "number"  # what argparse calls it where the text is none
+    return parse
 
 
 def main(argv=None) -> int:
@@ -158,6 +143,8 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
             args.small_epochs = args.epochs * 2 // 5 if args.arch == "resnet" else 0
         if args.small_epochs and args.arch == "cnn":
             raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
+        if args.small_epochs >= args.epochs:
+            raise TrainError("--small-epochs must be fewer than --epochs: the last ones are on whole faces.")
         args.data = args.data or find_data()
         return None, args, {}
     run = latest_run() if str(args.resume) == "latest" else args.resume

@@ -225,6 +225,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
+    assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
@@ -257,7 +258,7 @@ def test_the_cosine_schedule_warms_up_and_falls_to_nearly_nothing():
     assert train.cosine_rate(0, 1, 1.0) > 0
 
 
-@pytest.mark.parametrize("options", [["--epochs", "0"], ["--fraction", "2"], ["--nonsense"]])
+@pytest.mark.parametrize("options", [["--epochs", "0"], ["--fraction", "2"], ["--mixup", "nan"], ["--nonsense"]])
 def test_impossible_options_end_with_status_2(options):
     with pytest.raises(SystemExit) as stop:
         train.main(options)
