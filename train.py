@@ -41,6 +41,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     count, share, amount = number(1, kind=int), number(0, 1), number(0)
+    below_1 = number(0, math.nextafter(1, 0))  # at 1 the labels would count for nothing
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
     data.add_argument("--fraction", type=number(0.001, 1), default=1.0, help="share of the training faces to use")
@@ -60,7 +61,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument("--patience", type=count, default=10, help="plateau: epochs without better loss to stop")
     training.add_argument("--weight-decay", type=amount, default=0.02, help="AdamW's decay; 0 makes it Adam")
-    training.add_argument("--label-smoothing", type=share, default=0.1, help="share of a label given to all emotions")
+    training.add_argument("--label-smoothing", type=below_1, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
@@ -75,7 +76,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="learn not only from the labels but also from what these models answer on average (distillation); a .npy "
         "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
     )  # fmt: skip
-    training.add_argument("--teacher-weight", type=share, default=0.5, help="the teachers' share, beside the labels'")
+    training.add_argument("--teacher-weight", type=below_1, default=0.5, help="the teachers' share, beside the labels'")
     seed = number(0, 2**32 - 1, int)
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
     training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")

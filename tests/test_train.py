@@ -258,7 +258,9 @@ def test_the_cosine_schedule_warms_up_and_falls_to_nearly_nothing():
     assert train.cosine_rate(0, 1, 1.0) > 0
 
 
-@pytest.mark.parametrize("options", [["--epochs", "0"], ["--fraction", "2"], ["--mixup", "nan"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "options", [["--epochs", "0"], ["--fraction", "2"], ["--mixup", "nan"], ["--teacher-weight", "1"], ["--nonsense"]]
+)
 def test_impossible_options_end_with_status_2(options):
     with pytest.raises(SystemExit) as stop:
         train.main(options)
