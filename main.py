@@ -50,13 +50,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
     group.add_argument(
         "--threshold",
-        type=_share,
+        type=probability,
         default=0.35,
         help="below this probability the label is uncertain; of PublicTest, 95 %% of the faces reach 0.35 and 72 %% of "
         "them are named right (90 %% and 74 %% at 0.4)",
     )
     group.add_argument(
-        "--smoothing", type=_seconds, default=0.18, metavar="SECONDS", help="time constant of a face's label; 0: none"
+        "--smoothing", type=seconds, default=0.18, metavar="SECONDS", help="time constant of a face's label; 0: none"
     )
     group.add_argument("--probabilities", action="store_true", help="show the seven bars of each face")
     group = parser.add_argument_group("faces")
@@ -71,14 +71,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _share(text: str) -> float:
+def probability(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("a probability lies between 0 and 1")
     return value
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 3600:
         raise argparse.ArgumentTypeError("seconds, 0 or more")
