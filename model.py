@@ -17,7 +17,10 @@ import numpy as np
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGE_SIZE = 48  # pixels, width and height
-RESIDUAL_BLOCKS = ((64, 1), (128, 2), (192, 2), (256, 2))  # filters and strides of each block of the resnet
+RESIDUAL_BLOCKS = {  # filters and strides of each block
+    "resnet": ((64, 1), (128, 2), (192, 2), (256, 2)),
+    "resnet-large": ((64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),  # to teach the other
+}
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 
 
@@ -75,25 +78,25 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is "resnet" or "cnn", of the tables above. `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16";
-    the probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
+    `arch` is one of the tables above or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
+    probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
     """
     import keras
     from keras import layers
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    x = {"resnet": _resnet, "cnn": _cnn}[arch](x, dtype)
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, RESIDUAL_BLOCKS[arch])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     return keras.Model(faces, probabilities, name=arch)
 
 
-def _resnet(x, dtype: str):
+def _resnet(x, dtype: str, blocks):
     """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face."""
     from keras import layers
 
     x = _normalised(_convolution(x, 32, dtype, strides=2), dtype)  # (n, 24, 24, 32)
-    for filters, strides in RESIDUAL_BLOCKS:
+    for filters, strides in blocks:
         y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
         y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))
         weight = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype)(y)

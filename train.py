@@ -52,7 +52,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=count, default=50, help="passes over the training faces, at most")
-    training.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="residual or plain network")
+    training.add_argument(
+        "--arch", choices=("resnet", "resnet-large", "cnn"), default="resnet",
+        help="residual network, a larger one to teach it, or a plain one",
+    )  # fmt: skip
     training.add_argument("--batch-size", type=count, default=128, help="faces a step")
     training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
     training.add_argument(
@@ -72,10 +75,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
+        "--start-blocks", type=count, metavar="BLOCKS",
+        help="take only the first residual blocks of --start, which may be of the other resnet, and draw the rest anew",
+    )  # fmt: skip
+    training.add_argument(
         "--teacher", type=Path, nargs="+", metavar="FILE",
         help="learn not only from the labels but also from what these models answer on average (distillation); a .npy "
         "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
     )  # fmt: skip
+    training.add_argument(
+        "--consistent", action="store_true", help="ask the teachers about every face as it is changed, not once: slower"
+    )
     training.add_argument("--teacher-weight", type=below_1, default=0.5, help="the teachers' share, beside the labels'")
     seed = number(0, 2**32 - 1, int)
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
@@ -141,7 +151,11 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     if args.resume is None:
         check_output(args.output)
         if args.small_epochs is None:
-            args.small_epochs = args.epochs * 2 // 5 if args.arch == "resnet" else 0
+            args.small_epochs = args.epochs * 2 // 5 if args.arch != "cnn" else 0
+        if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
+            raise TrainError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
+        if args.consistent and args.small_epochs:
+            raise TrainError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
         if args.small_epochs and args.arch == "cnn":
             raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
         if args.small_epochs >= args.epochs:
@@ -211,14 +225,15 @@ def train(run: Path | None, args, state: dict) -> int:
     if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
         import_keras()  # where it is missing, that is said before anything is written
         start = soft_labels = None
+        teachers = load_teachers(args)
         if not state:  # a file that cannot be used is refused before anything is written, too
             start = starting_weights(args)
-            soft_labels = ask_teachers(args, training.faces)
+            soft_labels = None if teachers else ask_teachers(args, training.faces)
         run = run or new_run(args)
         if soft_labels is not None:
             np.save(run / SOFT_LABELS, soft_labels)
         try:
-            fit(run, args, state, start, training, validation, sha256, share)
+            fit(run, args, state, start, teachers, training, validation, sha256, share)
         except KeyboardInterrupt:
             return interrupted(run)
     if args.distribute:
@@ -241,10 +256,11 @@ def shadow_run(run: Path | None) -> Path:
     return folder
 
 
-def fit(run: Path, args, state: dict, start, training, validation, sha256: str, share) -> None:
+def fit(run: Path, args, state: dict, start, teachers, training, validation, sha256: str, share) -> None:
     """Train to its end the network that the state of a resumed run names, or a new one: small faces first.
 
-    A new one begins with the weights `start`, or with random ones where that is None.
+    A new one begins with the weights `start`, or with random ones where that is None. The `teachers` are asked about
+    every batch; where there are none, `args.teacher` has answered before.
     """
     import numpy as np
 
@@ -256,7 +272,7 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     targets = data.one_hot(training.labels)
-    if args.teacher:  # distillation: Hinton et al. 2015
+    if args.teacher and not teachers:  # distillation: Hinton et al. 2015
         targets = (1 - args.teacher_weight) * targets + args.teacher_weight * np.load(run / SOFT_LABELS)
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
@@ -272,6 +288,8 @@ def fit(run: Path, args, state: dict, start, training, validation, sha256: str, 
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
             mixup=args.mixup, augmentation_share=changes_share,
         )  # fmt: skip
+        if teachers:
+            batches = functools.partial(taught, batches, teachers, args.teacher_weight)
         with ctrl_c_between_steps() as ctrl_c:
             model.fit(
                 share.of_batches(batches),
@@ -296,11 +314,27 @@ def starting_weights(args) -> list | None:
     if args.start.suffix != ".keras":
         raise TrainError(f"--start {args.start} must be a .keras file: an export cannot be trained further.")
     network = load_classifier(args.start).model
+    if args.start_blocks:
+        return first_blocks(network, args)
     if network.name != args.arch:
         raise TrainError(
             f"--start {args.start} is a {network.name}. Add --arch {network.name}, or start with another model."
         )
     return network.get_weights()
+
+
+def first_blocks(network, args) -> list:
+    """Return the weights of a residual network's first blocks, which both resnets have in common."""
+    import keras
+
+    from model import RESIDUAL_BLOCKS
+
+    count = args.start_blocks
+    first, others = (RESIDUAL_BLOCKS.get(arch, ())[:count] for arch in (args.arch, network.name))
+    if first != others or len(first) < count:
+        raise TrainError(f"--start {args.start} and a {args.arch} do not have the first {count} blocks in common.")
+    ends = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.Add)]
+    return [weight for layer in network.layers[: ends[count - 1]] for weight in layer.get_weights()]
 
 
 def ask_teachers(args, faces):
@@ -319,6 +353,26 @@ def ask_teachers(args, faces):
             classify = load_classifier(path).probabilities
             answers.append((predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2)
     return np.mean(answers, axis=0, dtype=np.float32) if answers else None
+
+
+def load_teachers(args) -> list:
+    """Return the teachers to ask about every batch, as functions from uint8 faces (n, 48, 48, 1) to answers (n, 7)."""
+    from model import load_classifier
+
+    return [load_classifier(Path(path)).probabilities for path in args.teacher] if args.consistent else []
+
+
+def taught(make_batches, teachers: list, weight: float):
+    """Yield the batches, their targets blended with what the teachers answer to these very faces.
+
+    No answer comes twice, so none is learnt by heart (Beyer et al. 2022, "A good teacher is patient and consistent").
+    """
+    import numpy as np
+
+    for faces, targets in make_batches():
+        pixels = np.uint8(np.round(faces))
+        answers = np.mean([classify(pixels) for classify in teachers], axis=0, dtype=np.float32)
+        yield faces, (1 - weight) * targets + weight * answers
 
 
 def load_soft_labels(path: Path, count: int):
@@ -353,7 +407,7 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
         for variable, value in zip(model.optimizer.variables, old.optimizer.variables, strict=True):
             variable.assign(value)
     elif weights:
-        model.set_weights(weights)
+        model.set_weights([*weights, *model.get_weights()[len(weights) :]])
     fuse_batch_normalization(model)
     return model
 

@@ -24,7 +24,7 @@ from model import load_classifier
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4", "--augmentation", "1", "0"]
-SMALL_BLOCKS = ((8, 2),)  # for what is tested here, a small network does as well
+SMALL_BLOCKS = {"resnet": ((8, 2),), "resnet-large": ((8, 2), (8, 1))}  # small, and as good for tests
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
 
 
@@ -208,6 +208,38 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
     assert np.log(7) <= even != pytest.approx(untaught, abs=0.01)  # cross-entropy with even targets is log 7 at least
 
 
+def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    even = [
+        keras.Input((48, 48, 1)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(7, "softmax", kernel_initializer="zeros"),
+    ]
+    keras.Sequential(even).save("even.keras")
+    options = ["--epochs", "2", "--small-epochs", "0", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
+    options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
+    assert train.main(["--data", "fer2013.csv", *options]) == 0
+    run = the_run(folder)
+    assert not (run / "soft_labels.npy").exists()
+    assert np.all(pd.read_csv(run / "history.csv")["loss"] >= np.log(7) - 0.01)
+
+
+def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    first = finished / "best_model.keras"
+    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", str(first)]
+    assert train.main(["--data", "fer2013.csv", *still, "--start-blocks", "1", "--arch", "resnet-large"]) == 0
+    trained, started = load_classifier("best_model.keras").model, load_classifier(first).model
+    ends = [layer for layer in trained.layers if isinstance(layer, keras.layers.Add)]
+    assert len(ends) == 2
+    kept = trained.layers[: trained.layers.index(ends[0])]
+    for a, b in zip(kept, started.layers, strict=False):
+        if isinstance(a, keras.layers.Conv2D):
+            assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
 def refused(capsys, *options):
     assert train.main([str(option) for option in options]) == 2
     error = capsys.readouterr().err
@@ -231,7 +263,15 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
     assert "must be a .keras file" in refused(capsys, "--data", csv, "--start", "best_model.tflite")
     assert "Add --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
+    start = ["--data", csv, "--start", finished / train.BEST, "--start-blocks"]
+    assert "do not have the first 2 blocks in common" in refused(capsys, *start, "2", "--arch", "resnet-large")
+    assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", "cnn")
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
+    assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
+    assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
+    assert "--small-epochs 0" in refused(capsys, "--data", csv, "--consistent", "--teacher", finished / train.BEST)
+    still = ["--consistent", "--small-epochs", "0", "--teacher"]
+    assert "no model at" in refused(capsys, "--data", csv, *still, "nothing.keras")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
     assert "seven probabilities" in refused(capsys, "--data", csv, "--teacher", "short.npy")
     assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy"}
