@@ -272,8 +272,8 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     targets = data.one_hot(training.labels)
-    if args.teacher and not teachers:  # distillation: Hinton et al. 2015
-        targets = (1 - args.teacher_weight) * targets + args.teacher_weight * np.load(run / SOFT_LABELS)
+    if args.teacher and not teachers:
+        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, args.epochs)):
@@ -359,7 +359,7 @@ def load_teachers(args) -> list:
     """Return the teachers to ask about every batch, as functions from uint8 faces (n, 48, 48, 1) to answers (n, 7)."""
     from model import load_classifier
 
-    return [load_classifier(Path(path)).probabilities for path in args.teacher] if args.consistent else []
+    return [load_classifier(path).probabilities for path in args.teacher] if args.consistent else []
 
 
 def taught(make_batches, teachers: list, weight: float):
@@ -372,7 +372,12 @@ def taught(make_batches, teachers: list, weight: float):
     for faces, targets in make_batches():
         pixels = np.uint8(np.round(faces))
         answers = np.mean([classify(pixels) for classify in teachers], axis=0, dtype=np.float32)
-        yield faces, (1 - weight) * targets + weight * answers
+        yield faces, distilled(targets, answers, weight)
+
+
+def distilled(targets, answers, weight: float):
+    """Return targets (n, 7) in which teachers' answers (n, 7) have a share: distillation, Hinton et al. 2015."""
+    return (1 - weight) * targets + weight * answers
 
 
 def load_soft_labels(path: Path, count: int):
@@ -389,7 +394,7 @@ def load_soft_labels(path: Path, count: int):
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
-    """Return the network of `args` for faces of a size, with a backup's weights and optimizer or with given weights."""
+    """Return the network of `args` for faces of a size with a backup's weights and optimizer or these first weights."""
     import keras
 
     from model import build_model, fuse_batch_normalization
