@@ -146,7 +146,7 @@ def _normalised(x, dtype: str):
 
 
 def fuse_batch_normalization(model) -> None:
-    """On TensorFlow, let batch normalisation train through TensorFlow's fused operation: about a third faster.
+    """On TensorFlow, compute batch normalisation by TensorFlow's fused operation: training is about a third faster.
 
     Keras writes it as a dozen operations, each a pass over memory. What is computed and saved stays the same.
     """
@@ -156,17 +156,20 @@ def fuse_batch_normalization(model) -> None:
         return
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4:
-            layer.call = functools.partial(_fused_call, layer, layer.call)
+            layer.call = functools.partial(_fused_call, layer)
 
 
-def _fused_call(layer, plain_call, inputs, training=None, mask=None):
+def _fused_call(layer, inputs, training=None, mask=None):
     import tensorflow as tf
 
+    fused = functools.partial(
+        tf.compat.v1.nn.fused_batch_norm,
+        inputs, tf.cast(layer.gamma, "float32"), tf.cast(layer.beta, "float32"), epsilon=layer.epsilon,
+    )  # fmt: skip
     if not training:
-        return plain_call(inputs, training=training, mask=mask)
-    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        inputs, tf.cast(layer.gamma, "float32"), tf.cast(layer.beta, "float32"), epsilon=layer.epsilon
-    )
+        mean, variance = (tf.cast(moving, "float32") for moving in (layer.moving_mean, layer.moving_variance))
+        return fused(mean=mean, variance=variance, is_training=False)[0]
+    outputs, mean, variance = fused()
     for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
     return outputs

@@ -152,6 +152,8 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
         check_output(args.output)
         if args.small_epochs is None:
             args.small_epochs = args.epochs * 2 // 5 if args.arch != "cnn" else 0
+        if args.start_blocks and not args.start:
+            raise TrainError("--start-blocks needs --start, the model to take these blocks from.")
         if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
             raise TrainError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
         if args.consistent and args.small_epochs:
@@ -357,9 +359,17 @@ def ask_teachers(args, faces):
 
 def load_teachers(args) -> list:
     """Return the teachers to ask about every batch, as functions from uint8 faces (n, 48, 48, 1) to answers (n, 7)."""
-    from model import load_classifier
+    import keras
 
-    return [load_classifier(path).probabilities for path in args.teacher] if args.consistent else []
+    from model import fuse_batch_normalization, load_classifier
+
+    classifiers = [load_classifier(path) for path in args.teacher] if args.consistent else []
+    for classifier in classifiers:
+        if args.mixed_precision:
+            for layer in classifier.model.layers[:-1]:  # the answers themselves stay float32
+                layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+        fuse_batch_normalization(classifier.model)
+    return [classifier.probabilities for classifier in classifiers]
 
 
 def taught(make_batches, teachers: list, weight: float):

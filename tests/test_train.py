@@ -219,7 +219,7 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
     keras.Sequential(even).save("even.keras")
     options = ["--epochs", "2", "--small-epochs", "0", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
     options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
-    assert train.main(["--data", "fer2013.csv", *options]) == 0
+    assert train.main(["--data", "fer2013.csv", "--mixed-precision", *options]) == 0
     run = the_run(folder)
     assert not (run / "soft_labels.npy").exists()
     assert np.all(pd.read_csv(run / "history.csv")["loss"] >= np.log(7) - 0.01)
@@ -267,6 +267,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "do not have the first 2 blocks in common" in refused(capsys, *start, "2", "--arch", "resnet-large")
     assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", "cnn")
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
+    assert "needs --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
     assert "--small-epochs 0" in refused(capsys, "--data", csv, "--consistent", "--teacher", finished / train.BEST)
