@@ -225,6 +225,19 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
     assert np.all(pd.read_csv(run / "history.csv")["loss"] >= np.log(7) - 0.01)
 
 
+def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
+    faces, labels = np.random.default_rng(0).uniform(0, 255, (1, 48, 48, 1)).astype(np.float32), np.eye(7)[:1]
+    asked = []
+
+    def teacher(emotion: int):
+        return lambda pixels: asked.append(pixels) or np.eye(7)[[emotion]]
+
+    batches = list(train.taught(lambda: [(faces, labels)] * 5, [teacher(1), teacher(2)], 0.8))
+    assert [targets.argmax() for _, targets in batches] == [1, 1, 2, 2, 1]
+    assert all(shown is faces and np.isclose(targets[0, 0], 0.2) for shown, targets in batches)
+    assert all(np.allclose(pixels[:, :, :: (-1) ** i], faces, atol=0.51) for i, pixels in enumerate(asked))
+
+
 def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
