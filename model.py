@@ -155,23 +155,26 @@ def fuse_batch_normalization(model) -> None:
     if keras.backend.backend() != "tensorflow":
         return
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4:
+        if isinstance(layer, keras.layers.BatchNormalization) and _fusible(layer):
             layer.call = functools.partial(_fused_call, layer)
+
+
+def _fusible(layer) -> bool:
+    """Return whether batch normalisation is as `build_model` makes it; a teacher of other origin may have another."""
+    return len(layer.output.shape) == 4 and layer.axis in (-1, 3) and layer.scale and layer.center
 
 
 def _fused_call(layer, inputs, training=None, mask=None):
     import tensorflow as tf
 
-    fused = functools.partial(
-        tf.compat.v1.nn.fused_batch_norm,
-        inputs, tf.cast(layer.gamma, "float32"), tf.cast(layer.beta, "float32"), epsilon=layer.epsilon,
-    )  # fmt: skip
-    if not training:
-        mean, variance = (tf.cast(moving, "float32") for moving in (layer.moving_mean, layer.moving_variance))
-        return fused(mean=mean, variance=variance, is_training=False)[0]
-    outputs, mean, variance = fused()
-    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    moving = (layer.moving_mean, layer.moving_variance)
+    weights = [tf.cast(weight, "float32") for weight in (layer.gamma, layer.beta, *(() if training else moving))]
+    outputs, *measured = tf.compat.v1.nn.fused_batch_norm(
+        inputs, *weights, epsilon=layer.epsilon, is_training=bool(training)
+    )
+    if training:
+        for average, value in zip(moving, measured, strict=True):
+            average.assign(average * layer.momentum + value * (1 - layer.momentum))
     return outputs
 
 

@@ -86,6 +86,16 @@ def test_fused_batch_normalization_trains_to_the_same_weights_and_file(tmp_path)
     assert np.allclose(answers, reloaded(FACES), atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"scale": False}, {"center": False}, {"axis": 1}])
+def test_batch_normalization_that_cannot_be_fused_answers_as_before(options):
+    faces = keras.Input((48, 48, 1))
+    x = keras.layers.BatchNormalization(**options)(keras.layers.Conv2D(4, 3)(faces))
+    model = keras.Model(faces, keras.layers.Dense(7, "softmax")(keras.layers.Flatten()(x)))
+    answers = model(FACES)
+    fuse_batch_normalization(model)
+    assert np.allclose(answers, model(FACES), atol=1e-6)
+
+
 def refused(path, message):
     with pytest.raises(ModelError, match=message) as error:
         load_classifier(path)
