@@ -74,6 +74,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
     )
+    training.add_argument(
+        "--plain-epochs", type=number(0, kind=int), default=0, metavar="EPOCHS",
+        help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate",
+    )  # fmt: skip
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
         "--start-blocks", type=count, metavar="BLOCKS",
@@ -90,7 +94,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--teacher-weight", type=below_1, default=0.5, help="the teachers' share, beside the labels'")
     seed = number(0, 2**32 - 1, int)
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
-    training.add_argument("--mixed-precision", action="store_true", help="bfloat16: faster on some hardware only")
+    training.add_argument(
+        "--mixed-precision", action=argparse.BooleanOptionalAction,
+        help="bfloat16: faster on some hardware only (default: on a processor with AMX, without a GPU)",
+    )  # fmt: skip
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, default=Path(BEST), help="where a finished training puts its model")
@@ -161,8 +168,10 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
             raise TrainError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
         if args.small_epochs and args.arch == "cnn":
             raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
-        if args.small_epochs >= args.epochs:
-            raise TrainError("--small-epochs must be fewer than --epochs: the last ones are on whole faces.")
+        if args.small_epochs + args.plain_epochs >= args.epochs:
+            raise TrainError("--small-epochs and --plain-epochs must be fewer than --epochs: others are in between.")
+        if args.plain_epochs and args.schedule != "cosine":
+            raise TrainError("--plain-epochs needs --schedule cosine, which knows when they begin.")
         args.data = args.data or find_data()
         return None, args, {}
     run = latest_run() if str(args.resume) == "latest" else args.resume
@@ -210,7 +219,7 @@ def train(run: Path | None, args, state: dict) -> int:
 
     import data
     from distribution import Share, distribute, part
-    from model import import_keras
+    from model import import_keras, prefers_bfloat16
 
     share = distribute(args.seed, args.batch_size) if args.distribute else Share()
     if share.process:
@@ -227,6 +236,8 @@ def train(run: Path | None, args, state: dict) -> int:
 
     if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
         import_keras()  # where it is missing, that is said before anything is written
+        if args.mixed_precision is None:
+            args.mixed_precision = prefers_bfloat16()
         start = soft_labels = None
         teachers = load_teachers(args)
         if not state:  # a file that cannot be used is refused before anything is written, too
@@ -260,7 +271,7 @@ def shadow_run(run: Path | None) -> Path:
 
 
 def fit(run: Path, args, state: dict, start, teachers, training, validation, sha256: str, share) -> None:
-    """Train to its end the network that the state of a resumed run names, or a new one: small faces first.
+    """Train to its end the network that the state of a resumed run names, or a new one: small faces first, plain last.
 
     A new one begins with the weights `start`, or with random ones where that is None. The `teachers` are asked about
     every batch; where there are none, `args.teacher` has answered before.
@@ -272,14 +283,16 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
 
     keras = import_keras()
     keras.utils.set_random_seed(args.seed)
-    print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}")
+    precision = " in bfloat16" if args.mixed_precision else ""
+    print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     targets = data.one_hot(training.labels)
     if args.teacher and not teachers:
         targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
-    for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, args.epochs)):
+    plain = args.epochs - args.plain_epochs
+    for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, plain), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
             continue
@@ -289,7 +302,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             state = state | {"counters": {}}
         batches = functools.partial(
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
-            mixup=args.mixup, augmentation_share=changes_share,
+            mixup=args.mixup if first_epoch < plain else 0, augmentation_share=changes_share,
         )  # fmt: skip
         if teachers:
             batches = functools.partial(taught, batches, teachers, args.teacher_weight)
@@ -467,14 +480,21 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
         counters["stopping"] = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
         counters["plateau"] = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, verbose=1)
     else:
-        rate = callbacks.LearningRateScheduler(lambda epoch: cosine_rate(epoch, args.epochs, args.learning_rate))
-        schedule = [rate]
+        schedule = [callbacks.LearningRateScheduler(lambda epoch: learning_rate(epoch, args))]
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
     settings = callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(face_pixels=size, augmentation=augmentation_share(epoch, args))
     )
     return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
+
+
+def learning_rate(epoch: int, args) -> float:
+    """Return an epoch's rate on the cosine schedule: a cosine, and one of a fifth of its height for plain epochs."""
+    plain = args.epochs - args.plain_epochs
+    if epoch < plain:
+        return cosine_rate(epoch, plain, args.learning_rate)
+    return cosine_rate(epoch - plain, args.plain_epochs, args.learning_rate / 5)
 
 
 def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
@@ -489,9 +509,12 @@ def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
 
 
 def augmentation_share(epoch: int, args) -> float:
-    """Return how far the changes to a face go in an epoch, 0..1: evenly from the first epoch's share to the last's."""
-    first, last = (0, 0) if args.no_augmentation else args.augmentation
-    return first + (last - first) * epoch / max(args.epochs - 1, 1)
+    """Return how far the changes to a face go in an epoch, 0..1: evenly from first to last share, then none."""
+    plain = args.epochs - args.plain_epochs
+    if args.no_augmentation or epoch >= plain:
+        return 0.0
+    first, last = args.augmentation
+    return first + (last - first) * epoch / max(plain - 1, 1)
 
 
 def interrupted(run: Path) -> int:

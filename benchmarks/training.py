@@ -69,7 +69,7 @@ def main(argv=None) -> int:
 
     import train
     from data import Augmentation, Split, make_batches
-    from model import count_multiply_adds, import_keras, use_onednn
+    from model import count_multiply_adds, import_keras, prefers_bfloat16, use_onednn
 
     use_onednn()
     import_keras()
@@ -77,7 +77,9 @@ def main(argv=None) -> int:
     count = args.batch_size * 20
     faces = generator.integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     split = Split(faces, generator.integers(0, 7, count).astype(np.uint8))
-    model = train.compiled_model(train.parse_args(["--arch", args.arch]), 48)
+    options = train.parse_args(["--arch", args.arch])
+    options.mixed_precision = prefers_bfloat16()
+    model = train.compiled_model(options, 48)
 
     batches = make_batches(split, args.batch_size, 0, Augmentation())
     batch = next(batches)
@@ -91,6 +93,7 @@ def main(argv=None) -> int:
     alone = {"train.py": batches, "image by image": single}
     operations = 6 * count_multiply_adds(model) * args.batch_size  # forward, and twice as much backward
     bare = statistics.median(times["bare step"])
+    print(f"{args.arch} in {'bfloat16' if options.mixed_precision else 'float32'}, {args.batch_size} faces a step")
     for name, all_seconds in times.items():
         seconds = statistics.median(all_seconds)
         print(f"{name:15} {args.batch_size / seconds:6.0f} images a second, {1000 * seconds:5.0f} ms a step", end="")

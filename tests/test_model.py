@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import pytest
 
-from model import EMOTIONS, ModelError, build_model, count_multiply_adds, fuse_batch_normalization, load_classifier
+from model import (
+    EMOTIONS,
+    ModelError,
+    build_model,
+    count_multiply_adds,
+    fuse_batch_normalization,
+    load_classifier,
+    prefers_bfloat16,
+)
 
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
 
@@ -84,6 +92,22 @@ def test_fused_batch_normalization_trains_to_the_same_weights_and_file(tmp_path)
     assert np.allclose(answers, model(FACES), atol=0.02)
     fuse_batch_normalization(reloaded)
     assert np.allclose(answers, reloaded(FACES), atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="known of TensorFlow alone")
+@pytest.mark.parametrize("flags, gpus, preferred", [
+    ("avx2 amx_bf16 amx_tile", [], True),
+    ("avx2 amx_bf16 amx_tile", ["GPU"], False),
+    ("avx2 avx512_bf16", [], False),
+])  # fmt: skip
+def test_bfloat16_is_preferred_on_a_processor_with_amx(tmp_path, monkeypatch, flags, gpus, preferred):
+    information = tmp_path / "cpuinfo"
+    information.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} clflush\n")
+    monkeypatch.setattr("model.CPU_INFORMATION", information)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: gpus)
+    assert prefers_bfloat16() is preferred
+    information.unlink()
+    assert not prefers_bfloat16()
 
 
 @pytest.mark.parametrize("options", [{"scale": False}, {"center": False}, {"axis": 1}])

@@ -23,7 +23,8 @@ from model import load_classifier
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
-OPTIONS = ["--data", "fer2013.csv", "--epochs", "3", "--batch-size", "4", "--augmentation", "1", "0"]
+OPTIONS = ["--data", "fer2013.csv", "--epochs", "4", "--plain-epochs", "1", "--batch-size", "4"]
+OPTIONS += ["--augmentation", "1", "0.5"]
 SMALL_BLOCKS = {"resnet": ((8, 2),), "resnet-large": ((8, 2), (8, 1))}  # small, and as good for tests
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
 
@@ -62,7 +63,7 @@ def no_report(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small_network):
-    """A folder in which a training of three epochs ran through and replaced a model that stood there."""
+    """A folder in which a training of four epochs, the last one plain, replaced a model that stood there."""
     folder = made_folder(tmp_path_factory.mktemp("finished"))
     (folder / "best_model.keras").write_bytes(b"an older model")
     with pytest.MonkeyPatch.context() as patch:
@@ -88,13 +89,14 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     run = the_run(finished)
     assert (finished / "best_model.previous.keras").read_bytes() == b"an older model"
     history = pd.read_csv(run / "history.csv")
-    assert history["epoch"].tolist() == [0, 1, 2]
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
     description = json.loads((finished / "best_model.json").read_text())
     public = data.load_fer2013(finished / "fer2013.csv")["PublicTest"]
     scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
-    assert history["face_pixels"].tolist() == [36, 48, 48]
-    assert history["augmentation"].tolist() == [1, 0.5, 0]
+    assert history["face_pixels"].tolist() == [36, 48, 48, 48]
+    assert history["augmentation"].tolist() == [1, 0.75, 0.5, 0]
+    assert description["training"]["arguments"]["mixed_precision"] == model.prefers_bfloat16()
     whole = history["val_accuracy"][1:]  # the scores of small faces do not count
     assert description["training"]["best_epoch"] == whole.idxmax() + 1
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
@@ -179,6 +181,20 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     assert f"--model {run.relative_to(folder)}" in capsys.readouterr().out
     saved = keras.saving.load_model(run / "best_model.keras", compile=False)
     assert {layer.compute_dtype for layer in saved.layers} == {"float32"}  # whatever it was trained in
+
+
+def test_the_last_epochs_are_plain(tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    blended, make_batches = [], data.make_batches
+    monkeypatch.setattr(data, "make_batches", lambda *a, mixup, **k: blended.append(mixup) or make_batches(*a, **k))
+    options = ["--epochs", "3", "--small-epochs", "0", "--plain-epochs", "1", "--mixup", "0.4"]
+    assert train.main(["--data", "fer2013.csv", *options, "--learning-rate", "0.01"]) == 0
+    assert blended == [0.4, 0]
+    history = pd.read_csv(the_run(folder) / "history.csv")
+    assert history["augmentation"].tolist() == [1, 1, 0]
+    assert history["learning_rate"][0] > 0.008
+    assert history["learning_rate"][2] < 0.002
 
 
 def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_path, monkeypatch):
@@ -271,6 +287,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
+    assert "needs --schedule cosine" in refused(capsys, "--data", csv, "--plain-epochs", "2", "--schedule", "plateau")
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
