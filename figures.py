@@ -63,11 +63,12 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
 
 
 def best_epoch(history: pd.DataFrame) -> int:
-    """Return the row of the highest validation accuracy, of two the first, among the epochs on the largest faces."""
-    accuracy = history["val_accuracy"]
-    if "face_pixels" in history:
-        accuracy = accuracy[history["face_pixels"] == history["face_pixels"].max()]
-    return int(accuracy.idxmax())
+    """Return the row of the highest validation accuracy, of two the first, in the training's last stage.
+
+    Epochs on small faces, and those before the plain ones, do not count.
+    """
+    stage = history[history.columns.intersection(["face_pixels", "plain"])]
+    return int(history["val_accuracy"][(stage == stage.iloc[-1]).all(axis=1)].idxmax())
 
 
 def rate_drops(history: pd.DataFrame) -> tuple[np.ndarray, bool]:
@@ -118,19 +119,22 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     best = best_epoch(history)
     drops, falling = rate_drops(history)
     sizes = history.get("face_pixels", pd.Series(0, history.index))
-    grown = epochs[sizes.diff() > 0]
+    plain = history.get("plain", pd.Series(0, history.index))
+    stages = [(epoch, f" {sizes.max()}-pixel faces", "left") for epoch in epochs[sizes.diff() > 0]]
+    stages += [(epoch, "plain faces → ", "right") for epoch in epochs[plain.diff() > 0]]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for epoch in () if falling else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")
-        for epoch in grown:
+        for epoch, _, _ in stages:
             axis.axvline(epoch - 0.5, color=GRAY, linewidth=0.8)
-            text = f" {sizes.max()}-pixel faces"
-            axis.text(epoch - 0.5, 0.98, text, transform=axis.get_xaxis_transform(), va="top", fontsize=9, color=GRAY)
         axis.plot(epochs, history[name], color=BLUE, linestyle="--", label="training (augmented, with dropout)")
         axis.plot(epochs, history["val_" + name], color=ORANGE, label="validation")
         axis.plot(epochs[best], history["val_" + name][best], "o", color=ORANGE)
         axis.set(xlabel="epoch", ylabel="accuracy" if name == "accuracy" else "loss (cross-entropy, nats)")
         axis.grid(True)
+    for epoch, text, side in stages:  # beside the legend there is no room for it
+        place = {"transform": axes[1].get_xaxis_transform(), "va": "top", "ha": side}
+        axes[1].text(epoch - 0.5, 0.98, text, fontsize=9, color=GRAY, **place)
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
     rates = "a learning rate that falls every epoch" if falling else "dotted: the learning rate drops"
     axes[1].set_title(rates if len(drops) else "one learning rate throughout")

@@ -333,7 +333,11 @@ def read_history(history: pd.DataFrame) -> list[str]:
             f"After epoch {history['val_loss'].idxmin() + 1} the validation loss rose by {rise:.3f} while the "
             "training loss fell: overfitting, the network began to learn its training faces by heart."
         )
-    return [*lines, *_read_rates(history), *_read_sizes(history), *_read_augmentation(history)]
+    plain = history["plain"] > 0 if "plain" in history else np.zeros(epochs, bool)
+    changed = history[~plain]
+    return [
+        *lines, *_read_rates(changed), *_read_sizes(changed), *_read_augmentation(changed), *_read_plain(history[plain])
+    ]  # fmt: skip
 
 
 def _read_rates(history: pd.DataFrame) -> list[str]:
@@ -364,6 +368,14 @@ def _read_augmentation(history: pd.DataFrame) -> list[str]:
         return []
     return [f"The changes to a training face went from {shares.iloc[0]:.0%} of the usual ones in the first epoch to "
             f"{shares.iloc[-1]:.0%} in the last."]  # fmt: skip
+
+
+def _read_plain(history: pd.DataFrame) -> list[str]:
+    if len(history) == 0:
+        return []
+    first, rate = history["epoch"].iloc[0] + 1, history["learning_rate"].max()
+    return [f"From epoch {first} on the faces were plain, mirrored at most, the rate {rate:.1e} or less, to sharpen "
+            "what was learnt; the best of these epochs is kept."]  # fmt: skip
 
 
 def _read_gap(gap: float) -> str:

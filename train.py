@@ -76,7 +76,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     training.add_argument(
         "--plain-epochs", type=number(0, kind=int), default=0, metavar="EPOCHS",
-        help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate",
+        help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
+        "the best of these is kept",
     )  # fmt: skip
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
@@ -298,7 +299,8 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             continue
         with share.scope():
             model = compiled_model(args, size, run / state["backup"] if state else None, start)
-        if state and first_epoch == args.small_epochs:  # scores on small faces say nothing of large ones
+        # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
+        if state and first_epoch in (args.small_epochs, plain):
             state = state | {"counters": {}}
         batches = functools.partial(
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
@@ -476,6 +478,7 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
 
     checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
     counters, schedule = {"best": checkpoint}, []
+    plain = args.epochs - args.plain_epochs
     if args.schedule == "plateau":
         counters["stopping"] = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
         counters["plateau"] = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, verbose=1)
@@ -484,7 +487,9 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
     settings = callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: logs.update(face_pixels=size, augmentation=augmentation_share(epoch, args))
+        on_epoch_end=lambda epoch, logs: logs.update(
+            face_pixels=size, augmentation=augmentation_share(epoch, args), plain=int(epoch >= plain)
+        )
     )
     return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
 

@@ -126,6 +126,10 @@ def test_the_curves_are_read_from_their_numbers():
     assert "After epoch 6 the validation loss rose by 0.500" in over
     assert "from epoch 9 on" in over
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
+    sharpened = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 4e-4]).assign(plain=[0, 0, 1])
+    text = " ".join(report.read_history(sharpened))
+    assert "Best epoch: 3 of 3" in text
+    assert "From epoch 3 on the faces were plain" in text
     eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
     assert "from 100% of the usual ones in the first epoch to 25% in the last" in eased
     assert "usual ones" not in over

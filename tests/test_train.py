@@ -97,8 +97,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     assert history["face_pixels"].tolist() == [36, 48, 48, 48]
     assert history["augmentation"].tolist() == [1, 0.75, 0.5, 0]
     assert description["training"]["arguments"]["mixed_precision"] == model.prefers_bfloat16()
-    whole = history["val_accuracy"][1:]  # the scores of small faces do not count
-    assert description["training"]["best_epoch"] == whole.idxmax() + 1
+    assert description["training"]["best_epoch"] == 4  # the plain one, however it scored
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
         assert cv2.imread(str(run / figure)).std() > 5
     assert not list(run.glob("*partial*"))
