@@ -120,21 +120,21 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     drops, falling = rate_drops(history)
     sizes = history.get("face_pixels", pd.Series(0, history.index))
     plain = history.get("plain", pd.Series(0, history.index))
-    stages = [(epoch, f" {sizes.max()}-pixel faces", "left") for epoch in epochs[sizes.diff() > 0]]
-    stages += [(epoch, "plain faces → ", "right") for epoch in epochs[plain.diff() > 0]]
+    stages = [(epoch, f" {sizes.max()}-pixel faces", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
+    stages += [(epoch, "plain faces → ", "right", 0.91) for epoch in epochs[plain.diff() > 0]]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for epoch in () if falling else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")
-        for epoch, _, _ in stages:
+        for epoch, *_ in stages:
             axis.axvline(epoch - 0.5, color=GRAY, linewidth=0.8)
         axis.plot(epochs, history[name], color=BLUE, linestyle="--", label="training (augmented, with dropout)")
         axis.plot(epochs, history["val_" + name], color=ORANGE, label="validation")
         axis.plot(epochs[best], history["val_" + name][best], "o", color=ORANGE)
         axis.set(xlabel="epoch", ylabel="accuracy" if name == "accuracy" else "loss (cross-entropy, nats)")
         axis.grid(True)
-    for epoch, text, side in stages:  # beside the legend there is no room for it
+    for epoch, text, side, height in stages:  # beside the legend there is no room for it
         place = {"transform": axes[1].get_xaxis_transform(), "va": "top", "ha": side}
-        axes[1].text(epoch - 0.5, 0.98, text, fontsize=9, color=GRAY, **place)
+        axes[1].text(epoch - 0.5, height, text, fontsize=9, color=GRAY, **place)
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
     rates = "a learning rate that falls every epoch" if falling else "dotted: the learning rate drops"
     axes[1].set_title(rates if len(drops) else "one learning rate throughout")
