@@ -292,7 +292,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
-    plain = args.epochs - args.plain_epochs
+    plain = first_plain_epoch(args)
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, plain), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
@@ -478,7 +478,6 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
 
     checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
     counters, schedule = {"best": checkpoint}, []
-    plain = args.epochs - args.plain_epochs
     if args.schedule == "plateau":
         counters["stopping"] = callbacks.EarlyStopping(monitor="val_loss", patience=args.patience, verbose=1)
         counters["plateau"] = callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, verbose=1)
@@ -488,15 +487,20 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
     settings = callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(
-            face_pixels=size, augmentation=augmentation_share(epoch, args), plain=int(epoch >= plain)
+            face_pixels=size, augmentation=augmentation_share(epoch, args), plain=int(epoch >= first_plain_epoch(args))
         )
     )
     return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
 
 
+def first_plain_epoch(args) -> int:
+    """Return the epoch, counted from 0, from which on the faces are plain: `args.epochs` where none are."""
+    return args.epochs - args.plain_epochs
+
+
 def learning_rate(epoch: int, args) -> float:
     """Return an epoch's rate on the cosine schedule: a cosine, and one of a fifth of its height for plain epochs."""
-    plain = args.epochs - args.plain_epochs
+    plain = first_plain_epoch(args)
     if epoch < plain:
         return cosine_rate(epoch, plain, args.learning_rate)
     return cosine_rate(epoch - plain, args.plain_epochs, args.learning_rate / 5)
@@ -515,7 +519,7 @@ def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
 
 def augmentation_share(epoch: int, args) -> float:
     """Return how far the changes to a face go in an epoch, 0..1: evenly from first to last share, then none."""
-    plain = args.epochs - args.plain_epochs
+    plain = first_plain_epoch(args)
     if args.no_augmentation or epoch >= plain:
         return 0.0
     first, last = args.augmentation
