@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ EMOTION_FOLDERS = {
 SPLIT_FOLDERS = {
     **{"train": TRAINING, "training": TRAINING, "validation": PUBLIC_TEST, "val": PUBLIC_TEST},
     **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
-}
+}  # beside a folder for validation, "test" is PRIVATE_TEST
 
 
 class DataError(ValueError):
@@ -100,7 +101,7 @@ def load_fer2013(path) -> Dataset:
         root = zipfile.Path(path) if path.suffix.lower() == ".zip" else path
         found, kind = _find(root)
         splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
 
@@ -239,9 +240,11 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
     faults, progress = _Faults(root), _Progress()
     faces, labels, usages = [], [], []
-    for split_folder in _children(root):
-        usage = SPLIT_FOLDERS.get(split_folder.name.lower())
-        if usage is None or not split_folder.is_dir():
+    folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
+    has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
+    for name, split_folder in folders:
+        usage = PRIVATE_TEST if name == "test" and has_validation else SPLIT_FOLDERS.get(name)
+        if usage is None:
             continue
         for folder in (child for child in _children(split_folder) if child.is_dir()):
             label = EMOTION_FOLDERS.get(folder.name.lower())

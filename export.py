@@ -65,12 +65,13 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
     (n, 48, 48, 1), show it the range of every layer's values. Raises `ModelError` where it cannot be converted.
     """
     import keras
-    import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
         raise ModelError(
-            "An export needs Keras on TensorFlow. Start it with the environment's KERAS_BACKEND=tensorflow."
+            "An export needs TensorFlow: pip install tensorflow, and the environment's KERAS_BACKEND=tensorflow."
         )
+    import tensorflow as tf
+
     # The converter itself puts uint8 before an int8 network. One face a call: a phone's accelerators want fixed shapes.
     dtype = "uint8" if quantization == "float16" else "float32"
     face = keras.Input(batch_shape=(1, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=dtype, name="faces")

@@ -62,19 +62,21 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
 # --- training ---------------------------------------------------------------------------------------------------
 
 
-def best_epoch(history: pd.DataFrame) -> int:
-    """Return the row of the highest validation accuracy, of two the first, in the training's last stage.
-
-    Epochs on small faces, and those before the plain ones, do not count.
-    """
+def last_stage(history: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a training's last stage: not the epochs on small faces, nor those before the plain ones."""
     stage = history[history.columns.intersection(["face_pixels", "plain"])]
-    return int(history["val_accuracy"][(stage == stage.iloc[-1]).all(axis=1)].idxmax())
+    return history[(stage == stage.iloc[-1]).all(axis=1)]
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """Return the row of the highest validation accuracy, of two the first, in the training's last stage."""
+    return int(last_stage(history)["val_accuracy"].idxmax())
 
 
 def rate_drops(history: pd.DataFrame) -> tuple[np.ndarray, bool]:
-    """Return the epochs, counted from 1, with a lower learning rate, and whether a schedule lowers it all the time."""
-    drops = np.flatnonzero(history["learning_rate"].diff() < 0) + 1
-    return drops, len(drops) > len(history) / 2
+    """Return the epochs, counted from 1, with a lower learning rate, and whether it is another one in every epoch."""
+    changes = history["learning_rate"].diff().to_numpy()[1:]
+    return np.flatnonzero(changes < 0) + 2, len(changes) > 0 and bool((changes != 0).all())
 
 
 def draw_augmentation(face: np.ndarray, path: Path) -> None:
@@ -117,13 +119,13 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     figure, axes = new_figure(3.3, 1, 2)
     epochs = history["epoch"] + 1
     best = best_epoch(history)
-    drops, falling = rate_drops(history)
+    drops, always = rate_drops(history)
     sizes = history.get("face_pixels", pd.Series(0, history.index))
     plain = history.get("plain", pd.Series(0, history.index))
     stages = [(epoch, f" {sizes.max()}-pixel faces", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
     stages += [(epoch, "plain faces → ", "right", 0.91) for epoch in epochs[plain.diff() > 0]]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
-        for epoch in () if falling else drops:
+        for epoch in () if always else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")
         for epoch, *_ in stages:
             axis.axvline(epoch - 0.5, color=GRAY, linewidth=0.8)
@@ -136,8 +138,8 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
         place = {"transform": axes[1].get_xaxis_transform(), "va": "top", "ha": side}
         axes[1].text(epoch - 0.5, height, text, fontsize=9, color=GRAY, **place)
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
-    rates = "a learning rate that falls every epoch" if falling else "dotted: the learning rate drops"
-    axes[1].set_title(rates if len(drops) else "one learning rate throughout")
+    dropped = "dotted: the learning rate drops" if len(drops) else "one learning rate throughout"
+    axes[1].set_title("every epoch has its own learning rate" if always else dropped)
     axes[0].legend()
     figure.savefig(path)
 

@@ -238,8 +238,8 @@ def title_part(card: dict) -> str:
         ["expected calibration error, 15 bins", percent(card["ece"]), f"{card['n']:,}"],
     ]  # fmt: skip
     chosen = (
-        " The model was chosen on this split (the epoch, the learning rate drops), so these figures are a little "
-        "kind to it."
+        " The model was chosen on this split (the epoch, the temperature of its probabilities, with "
+        "`--schedule plateau` the learning rate too), so these figures are a little kind to it."
         if card["split"] == PUBLIC_TEST
         else ""
     )
@@ -261,11 +261,15 @@ def class_part(frame: pd.DataFrame) -> str:
 
 def calibration_part(card: dict) -> str:
     c = card["calibration"]
+    if c["temperature"] == 1:
+        error = f"{c['ece_after']:.1%}; no temperature is folded into the model."
+    else:
+        error = f"""{c["ece_before"]:.1%} before calibration, {c["ece_after"]:.1%} with the
+temperature {c["temperature"]:.3f} that is folded into the model (fitted on {c["fitted_on"]})."""
     rows = [[f"{row['threshold']:.1f}", percent(row["coverage"]), percent(row["accuracy"])] for row in card["coverage"]]
     return f"""## What the probabilities mean
 
-Expected calibration error (15 equal bins): {c["ece_before"]:.1%} before calibration, {c["ece_after"]:.1%} with the
-temperature {c["temperature"]:.3f} that is folded into the model (fitted on {c["fitted_on"]}). With a temperature from
+Expected calibration error (15 equal bins): {error} With a temperature from
 one half of these faces, measured on the other, pooled over both, mean of {evaluate.HALVINGS} draws:
 {c["ece_cross_fitted"]:.1%}. Chance alone gives a perfect model {c["ece_of_a_perfect_model"]:.1%} at this n.
 
@@ -327,13 +331,15 @@ def read_history(history: pd.DataFrame) -> list[str]:
         _read_gap(best["accuracy"] - best["val_accuracy"]),
         _read_progress(history),
     ]
-    rise = last["val_loss"] - history["val_loss"].min()
-    if rise > 0.02 and last["loss"] < history["loss"][history["val_loss"].idxmin()]:
+    stage = figures.last_stage(history)
+    lowest = stage.loc[stage["val_loss"].idxmin()]
+    rise = last["val_loss"] - lowest["val_loss"]
+    if rise > 0.02 and last["loss"] < min(lowest["loss"], last["val_loss"]):
         lines.append(
-            f"After epoch {history['val_loss'].idxmin() + 1} the validation loss rose by {rise:.3f} while the "
-            "training loss fell: overfitting, the network began to learn its training faces by heart."
+            f"After epoch {lowest['epoch'] + 1:.0f} the validation loss rose by {rise:.3f} while the training loss "
+            "fell below it: overfitting, the network began to learn its training faces by heart."
         )
-    plain = history["plain"] > 0 if "plain" in history else np.zeros(epochs, bool)
+    plain = history.get("plain", pd.Series(0, history.index)) > 0
     changed = history[~plain]
     return [
         *lines, *_read_rates(changed), *_read_sizes(changed), *_read_augmentation(changed), *_read_plain(history[plain])
@@ -342,13 +348,12 @@ def read_history(history: pd.DataFrame) -> list[str]:
 
 def _read_rates(history: pd.DataFrame) -> list[str]:
     rates = history["learning_rate"]
-    drops, falling = figures.rate_drops(history)
+    drops, always = figures.rate_drops(history)
     if len(drops) == 0:
         return []
-    if falling:
-        top = rates.argmax() + 1
-        return [f"The learning rate rose to {rates.max():.1e} by epoch {top} and fell in every epoch after it, to "
-                f"{rates.iloc[-1]:.1e}: smaller and smaller steps let the weights settle."]  # fmt: skip
+    if always:
+        return [f"The learning rate was highest in epoch {rates.argmax() + 1}, {rates.max():.1e}, and fell in every "
+                f"one after it, to {rates.iloc[-1]:.1e}: smaller and smaller steps let the weights settle."]  # fmt: skip
     named = ", ".join(map(str, drops))
     return [f"The learning rate was lowered after the validation loss had stood still: from epoch {named} on "
             f"({rates.iloc[0]:.0e} to {rates.iloc[-1]:.1e})."]  # fmt: skip

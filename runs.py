@@ -6,6 +6,7 @@ What is kept here is what `train.py --resume` goes on from. A file is written be
 import contextlib
 import importlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -13,15 +14,20 @@ from pathlib import Path
 
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
+START = "start.json"  # the description of the model to start with
 
 
 def new_run(args) -> Path:
-    """Make runs/<time>/ and note the arguments in it."""
+    """Make runs/<time>/ and note the arguments in it, and how the model to start with came about."""
+    from model import description_path
+
     run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
     while run.exists():
         run = run.with_name(run.name + "_")
     run.mkdir(parents=True)
     (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
+    if args.start and description_path(args.start).exists():
+        shutil.copyfile(description_path(args.start), run / START)
     return run
 
 
@@ -29,7 +35,9 @@ def trim_history(path: Path, epochs: int) -> None:
     """Drop the lines of epochs that a crash left in the history but not in the backup."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+        partial = path.with_suffix(".partial.csv")
+        partial.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+        partial.replace(path)
 
 
 def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
@@ -47,6 +55,7 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
 
     class RunKeeper(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):  # after the others, which have just reset themselves
+            (run / BEST_PARTIAL).unlink(missing_ok=True)  # what a kill left
             for name, values in state.get("counters", {}).items():
                 for key, value in values.items():
                     setattr(counters[name], key, value)
@@ -61,6 +70,7 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
         def on_epoch_end(self, epoch, logs=None):
             if (run / BEST_PARTIAL).exists():
                 save_plain(self.model, args.arch, run / BEST_PARTIAL)
+                flush(run / BEST_PARTIAL)
                 (run / BEST_PARTIAL).replace(run / BEST)
             draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
             self.back_up(epoch + 1)
@@ -68,6 +78,7 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
         def back_up(self, epochs: int):
             backup = f"backup-{epochs:03d}.keras"
             self.model.save(run / backup)
+            flush(run / backup)
             new = {
                 "epochs": epochs,
                 "backup": backup,
@@ -100,11 +111,22 @@ def save_plain(model, arch: str, path: Path) -> None:
         twin.save(path)
 
 
+def read_state(run: Path) -> dict:
+    return json.loads((run / STATE).read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file in one step: whole or not at all."""
     partial = path.with_suffix(".partial.json")
     partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    flush(partial)
     partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk: only then may it take the place of one that is, or a power cut loses both."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def publish(best: Path, output: Path) -> None:
@@ -116,6 +138,7 @@ def publish(best: Path, output: Path) -> None:
             shutil.copyfile(old, partial)
             partial.replace(previous)
         shutil.copyfile(new, partial)
+        flush(partial)
         partial.replace(old)
 
 
@@ -126,9 +149,9 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
     import pandas as pd
 
     from figures import best_epoch
-    from model import EMOTIONS, count_multiply_adds, description_path, read_description
+    from model import EMOTIONS, count_multiply_adds, read_description
 
-    before = read_description(description_path(Path(args.start))).get("training") if args.start else None
+    before = read_description(run / START).get("training")
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
     others = ("data", "output", "resume", "evaluate", "model", "split", "export")

@@ -21,7 +21,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runs import BEST, BEST_PARTIAL, RUNS, STATE, describe, make_run_keeper, new_run, publish, trim_history, write_json
+from runs import (
+    BEST,
+    BEST_PARTIAL,
+    RUNS,
+    STATE,
+    describe,
+    flush,
+    make_run_keeper,
+    new_run,
+    publish,
+    read_state,
+    trim_history,
+    write_json,
+)
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
@@ -69,7 +82,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
-        "(default: two fifths of the epochs for resnet; cnn cannot)",
+        "(default: two fifths of the epochs for resnet on the cosine; cnn cannot)",
     )  # fmt: skip
     training.add_argument(
         "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
@@ -101,7 +114,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, default=Path(BEST), help="where a finished training puts its model")
+    output.add_argument("--output", type=Path, help=f"where a finished training puts its model (default: {BEST})")
     output.add_argument(
         "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
         help="go on with this run folder, the latest by default, with the options it was started with",
@@ -158,9 +171,10 @@ def main(argv=None) -> int:
 def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     """Return the run folder, its arguments and its state: of the run to resume, else new ones and {}."""
     if args.resume is None:
+        args.output = args.output or Path(BEST)
         check_output(args.output)
         if args.small_epochs is None:
-            args.small_epochs = args.epochs * 2 // 5 if args.arch != "cnn" else 0
+            args.small_epochs = args.epochs * 2 // 5 if args.arch != "cnn" and args.schedule == "cosine" else 0
         if args.start_blocks and not args.start:
             raise TrainError("--start-blocks needs --start, the model to take these blocks from.")
         if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
@@ -171,8 +185,8 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
             raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
         if args.small_epochs + args.plain_epochs >= args.epochs:
             raise TrainError("--small-epochs and --plain-epochs must be fewer than --epochs: others are in between.")
-        if args.plain_epochs and args.schedule != "cosine":
-            raise TrainError("--plain-epochs needs --schedule cosine, which knows when they begin.")
+        if (args.small_epochs or args.plain_epochs) and args.schedule != "cosine":
+            raise TrainError("--small-epochs and --plain-epochs need --schedule cosine, which knows when it ends.")
         args.data = args.data or find_data()
         return None, args, {}
     run = latest_run() if str(args.resume) == "latest" else args.resume
@@ -183,9 +197,10 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
         raise TrainError(f"{run} cannot be resumed: no epoch of it was finished ({error}). Start again.") from error
     if state["finished"]:
         raise TrainError(f"{run} is finished; its model is {run / BEST}. Start a new training without --resume.")
-    saved |= {"data": str(args.data or saved["data"])}  # the data may have moved; everything else stays as it was
-    saved = vars(parse_args([])) | saved  # a run of an earlier version lacks the newest options
-    paths = {name: Path(saved[name]) for name in ("data", "output")}
+    if saved.keys() != vars(args).keys():
+        raise TrainError(f"{run} was begun by another version of train.py. Go on with that one, or start again.")
+    # The data may have moved, the output's folder may be gone; everything else stays as it was.
+    paths = {name: Path(getattr(args, name) or saved[name]) for name in ("data", "output")}
     args = argparse.Namespace(**saved | paths)
     check_output(args.output)
     return run, args, state
@@ -250,12 +265,15 @@ def train(run: Path | None, args, state: dict) -> int:
         try:
             fit(run, args, state, start, teachers, training, validation, sha256, share)
         except KeyboardInterrupt:
-            return interrupted(run)
+            return interrupted(run, args)
     if args.distribute:
         part(share)
     if share.process:
         return 0
-    return finish(run, args, dataset, len(training), sha256)
+    try:
+        return finish(run, args, dataset, len(training), sha256)
+    except KeyboardInterrupt:
+        return interrupted(run, args)
 
 
 def shadow_run(run: Path | None) -> Path:
@@ -306,12 +324,13 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
             mixup=args.mixup if first_epoch < plain else 0, augmentation_share=changes_share,
         )  # fmt: skip
+        steps = -(-share.whole(len(training)) // args.batch_size)
         if teachers:
-            batches = functools.partial(taught, batches, teachers, args.teacher_weight)
+            batches = functools.partial(taught, batches, teachers, args.teacher_weight, first_epoch * steps)
         with ctrl_c_between_steps() as ctrl_c:
             model.fit(
                 share.of_batches(batches),
-                steps_per_epoch=-(-share.whole(len(training)) // args.batch_size),
+                steps_per_epoch=steps,
                 epochs=last_epoch,
                 initial_epoch=first_epoch,
                 validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
@@ -320,7 +339,9 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
                 shuffle=False,  # make_batches has done it
                 verbose=1 if sys.stdout.isatty() else 2,
             )
-        state = json.loads((run / STATE).read_text(encoding="utf-8"))  # what follows goes on as a resumed run does
+        state = read_state(run)  # what follows goes on as a resumed run does
+        if state["stopped"]:
+            break
 
 
 def starting_weights(args) -> list | None:
@@ -388,15 +409,15 @@ def load_teachers(args) -> list:
     return [classifier.probabilities for classifier in classifiers]
 
 
-def taught(make_batches, teachers: list, weight: float):
-    """Yield the batches, their targets blended with what a teacher answers to these very faces.
+def taught(make_batches, teachers: list, weight: float, first_step: int = 0):
+    """Yield the batches from a step on, their targets blended with what a teacher answers to these very faces.
 
     No answer comes twice, so none is learnt by heart (Beyer et al. 2022, "A good teacher is patient and consistent").
     The teachers take turns, with the faces as they are and mirrored: their mean answer for the price of one.
     """
     import numpy as np
 
-    turns = itertools.cycle(itertools.product(teachers, (1, -1)))
+    turns = itertools.islice(itertools.cycle(itertools.product(teachers, (1, -1))), first_step, None)
     for (faces, targets), (classify, direction) in zip(make_batches(), turns, strict=False):
         pixels = np.uint8(np.round(faces[:, :, ::direction]))
         yield faces, distilled(targets, classify(pixels), weight)
@@ -433,7 +454,7 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
         metrics=["accuracy"],
     )
     if backup:
-        old = keras.saving.load_model(backup)
+        old = load_backup(backup)
         model.set_weights(old.get_weights())
         model.optimizer.build(model.trainable_variables)
         for variable, value in zip(model.optimizer.variables, old.optimizer.variables, strict=True):
@@ -442,6 +463,16 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
         model.set_weights([*weights, *model.get_weights()[len(weights) :]])
     fuse_batch_normalization(model)
     return model
+
+
+def load_backup(path: Path):
+    """Return the model and optimizer of a run's last epoch."""
+    import keras
+
+    try:
+        return keras.saving.load_model(path)
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
 
 
 @contextlib.contextmanager
@@ -526,9 +557,13 @@ def augmentation_share(epoch: int, args) -> float:
     return first + (last - first) * epoch / max(plain - 1, 1)
 
 
-def interrupted(run: Path) -> int:
+def interrupted(run: Path, args) -> int:
     """Say what an interrupted run leaves and how to go on; the exit status is that of Ctrl-C."""
-    if (run / STATE).exists():
+    state = read_state(run) if (run / STATE).exists() else None
+    if state and state["finished"]:
+        print("\nStopped before the report was whole; the model is ready. For the report:")
+        print(f"python train.py --data {args.data} --evaluate --model {run / BEST}")
+    elif state:
         print(f"\nStopped. The best model so far is {run / BEST}, the curves are {run / 'curves.png'}.")
         print(f"Go on with:  python train.py --resume {run}")
         print(f"Try it with: python main.py --model {run / BEST}")
@@ -550,13 +585,16 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     description = describe(classifier.model, run, args, dataset, training_count, sha256)
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     classifier.description = description
+    classifier.model.save(run / BEST_PARTIAL)
+    flush(run / BEST_PARTIAL)
+    (run / BEST_PARTIAL).replace(run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
     if args.fraction < 1:
         print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
     else:
         publish(run / BEST, args.output)
         print(f"{args.output} is ready: python main.py")
-    write_json(run / STATE, json.loads((run / STATE).read_text(encoding="utf-8")) | {"finished": True})
+    write_json(run / STATE, read_state(run) | {"finished": True})
     for backup in run.glob("backup-*.keras"):
         backup.unlink()
     draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
@@ -565,11 +603,11 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
 
 
 def calibrate(path: Path, training, validation) -> tuple:
-    """Fit a model's batch normalisation to faces as they are, and fold in the temperature that fits its probabilities.
+    """Load a model, fit its batch normalisation to faces as they are, fold in the temperature that fits its answers.
 
     Return the model as a classifier, and what was done: the error after it is measured with the temperature of the
-    other half of the validation faces. Done a second time, it finds the same statistics, and a temperature of 1 that
-    it multiplies to the one that the description names.
+    other half of the validation faces. Done to a model that has been through it, it finds the same statistics, and a
+    temperature of 1 that it multiplies to the one that the description names.
     """
     import numpy as np
 
@@ -585,9 +623,6 @@ def calibrate(path: Path, training, validation) -> tuple:
     temperature = fit_temperature(validation.labels, probabilities)
     fold_temperature(classifier.model, temperature)
     total = temperature * folded_temperature(classifier)
-    partial = path.with_name(BEST_PARTIAL)
-    classifier.model.save(partial)
-    partial.replace(path)
     return classifier, calibration(validation.labels, with_temperature(probabilities, temperature), total)
 
 

@@ -82,9 +82,13 @@ def test_train_csv_alone_sets_a_stratified_tenth_aside(tmp_path):
     assert np.array_equal(again["PublicTest"].faces, dataset["PublicTest"].faces)
 
 
-def test_a_test_folder_without_official_names_serves_as_public_test(tmp_path):
+def test_a_test_folder_without_official_names_serves_as_public_test_unless_there_is_one_for_validation(tmp_path):
     dataset = load_fer2013(write_folders(tmp_path, ROWS, prefixes=False))
     assert {name: len(split) for name, split in dataset.splits.items()} == {"Training": 70, "PublicTest": 28}
+    shutil.copytree(tmp_path / "train", tmp_path / "Validation")
+    dataset = load_fer2013(tmp_path)
+    counts = {"Training": 70, "PublicTest": 70, "PrivateTest": 28}
+    assert {name: len(split) for name, split in dataset.splits.items()} == counts
 
 
 def test_images_of_any_size_and_colour_become_48_gray(tmp_path):
@@ -139,6 +143,21 @@ def two_wrong_rows(tmp):
     return write_csv(tmp / "fer2013.csv", rows)
 
 
+def short_row(tmp):
+    path = write_csv(tmp / "fer2013.csv", ROWS)
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:2], "3", *lines[3:]]))
+    return path
+
+
+def damaged_gzip(tmp):
+    path = gzipped(write_csv(tmp / "fer2013.csv", ROWS))
+    content = bytearray(path.read_bytes())
+    content[30:60] = bytes(30)
+    path.write_bytes(content)
+    return path
+
+
 def truncated_gzip(tmp):
     path = gzipped(write_csv(tmp / "fer2013.csv", ROWS))
     path.write_bytes(path.read_bytes()[:-20000])
@@ -158,7 +177,7 @@ DAMAGES = {
     "label 7": (replace_cell(0, "7"), "row 3: emotion is '7'"),
     "label nothing": (replace_cell(0, ""), "row 3: emotion is ''"),
     "usage": (replace_cell(2, "Test"), "row 3: Usage is 'Test'"),
-    "row short": (lambda tmp: replace_cell(1, "")(tmp), "row 3"),
+    "row short": (short_row, "row 3"),
     "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 1 more are wrong"),
     "broken image": (with_file("train/happy/a.png"), "image train/happy/a.png: cannot be decoded"),
     "empty image": (with_file("train/happy/a.jpg", b""), "image train/happy/a.jpg: cannot be decoded"),
@@ -169,6 +188,7 @@ DAMAGES = {
     ),
     "header only": (lambda tmp: write_csv(tmp / "a.csv", []), "no training faces"),
     "truncated gz": (truncated_gzip, "Download"),
+    "damaged gz": (damaged_gzip, "Download"),
 }  # fmt: skip
 
 

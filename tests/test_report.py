@@ -74,6 +74,7 @@ def test_the_card_has_what_was_asked_for_and_survives_json(reported):
     assert card["per_class"]["angry"]["support"] == 2
     assert set(card["live_path"]) == {*live_path.CONDITIONS, live_path.SHIFTED}
     assert card["calibration"]["temperature"] == 1
+    assert "no temperature is folded into the model" in (run / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_report_shows_every_picture_it_has_made(reported):
@@ -125,6 +126,8 @@ def test_the_curves_are_read_from_their_numbers():
     assert "converged" in over
     assert "After epoch 6 the validation loss rose by 0.500" in over
     assert "from epoch 9 on" in over
+    warmed = " ".join(report.read_history(history([0.2] * 4, [0.2] * 4, rates=[1e-3, 2e-3, 1e-3, 1e-5])))
+    assert "highest in epoch 2, 2.0e-03, and fell in every one after it, to 1.0e-05" in warmed
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
     sharpened = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 4e-4]).assign(plain=[0, 0, 1])
     text = " ".join(report.read_history(sharpened))

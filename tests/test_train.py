@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from made_data import make_rows, write_csv
 import data
 import figures
 import model
+import report
+import runs
 import train
 from evaluate import score
 from model import load_classifier
@@ -138,6 +141,36 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     assert_same_training(folder, finished)
 
 
+def test_ctrl_c_after_the_last_epoch_loses_nothing(finished, tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "score_splits", stop)
+        assert train.main(OPTIONS) == 130
+        assert "Go on with" in capsys.readouterr().out
+        patch.undo()
+        monkeypatch.setattr(train, "make_report", stop)
+        assert train.main(["--resume", "--output", "other.keras"]) == 130
+    assert f"--evaluate --model {the_run(folder).relative_to(folder) / 'best_model.keras'}" in capsys.readouterr().out
+    pairs = zip(weights(folder / "other.keras"), weights(finished / "best_model.keras"), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    described = [json.loads(path.read_text()) for path in (folder / "other.json", finished / "best_model.json")]
+    assert described[0]["calibration"] == described[1]["calibration"]
+    assert described[0]["calibration"]["temperature"] != 1
+
+
+def test_a_half_written_model_that_a_kill_left_is_no_best_model(tmp_path):
+    keeper = runs.make_run_keeper(tmp_path, None, {}, {}, "")
+    keeper.set_model(keras.Sequential())
+    (tmp_path / runs.BEST_PARTIAL).write_bytes(b"half a model")
+    keeper.on_train_begin()
+    assert not list(tmp_path.iterdir())
+
+
 KILLED_WHILE_SAVING = """
 import os, sys
 import keras, model, train
@@ -180,6 +213,15 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     assert f"--model {run.relative_to(folder)}" in capsys.readouterr().out
     saved = keras.saving.load_model(run / "best_model.keras", compile=False)
     assert {layer.compute_dtype for layer in saved.layers} == {"float32"}  # whatever it was trained in
+
+
+def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    options = ["--schedule", "plateau", "--patience", "1", "--epochs", "40", "--learning-rate", "0"]
+    assert train.main(["--data", "fer2013.csv", *options]) == 0
+    (stop,) = re.findall(r"Epoch (\d+): early stopping", capsys.readouterr().out)
+    assert len(pd.read_csv(the_run(folder) / "history.csv")) == int(stop) < 40
 
 
 def test_the_last_epochs_are_plain(tmp_path, monkeypatch):
@@ -251,6 +293,8 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     assert [targets.argmax() for _, targets in batches] == [1, 1, 2, 2, 1]
     assert all(shown is faces and np.isclose(targets[0, 0], 0.2) for shown, targets in batches)
     assert all(np.allclose(pixels[:, :, :: (-1) ** i], faces, atol=0.51) for i, pixels in enumerate(asked))
+    resumed = train.taught(lambda: [(faces, labels)] * 2, [teacher(1), teacher(2)], 0.8, first_step=3)
+    assert [targets.argmax() for _, targets in resumed] == [2, 1]
 
 
 def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
@@ -286,7 +330,8 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
-    assert "needs --schedule cosine" in refused(capsys, "--data", csv, "--plain-epochs", "2", "--schedule", "plateau")
+    for stage in ("--plain-epochs", "--small-epochs"):
+        assert "need --schedule cosine" in refused(capsys, "--data", csv, stage, "2", "--schedule", "plateau")
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
@@ -308,15 +353,22 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "is finished" in refused(capsys, "--resume", the_run(finished))
 
 
-def test_a_resume_on_other_data_is_refused(finished, tmp_path, monkeypatch, capsys):
+def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_version(
+    finished, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "earlier"
     run.mkdir(parents=True)
-    (run / "arguments.json").write_bytes((the_run(finished) / "arguments.json").read_bytes())
+    arguments = json.loads((the_run(finished) / "arguments.json").read_text())
+    (run / "arguments.json").write_text(json.dumps(arguments))
     state = json.loads((the_run(finished) / "state.json").read_text())
-    (run / "state.json").write_text(json.dumps(state | {"finished": False}))
+    (run / "state.json").write_text(json.dumps(state | {"finished": False, "epochs": 3}))
     other = write_csv(tmp_path / "other.csv", make_rows((8, 4, 2), seed=1))
     assert "is not what" in refused(capsys, "--resume", run, "--data", other)
+    assert "cannot be read" in refused(capsys, "--resume", run, "--data", finished / "fer2013.csv")
+    del arguments["plain_epochs"]
+    (run / "arguments.json").write_text(json.dumps(arguments))
+    assert "another version" in refused(capsys, "--resume", run, "--data", finished / "fer2013.csv")
 
 
 def test_the_cosine_schedule_warms_up_and_falls_to_nearly_nothing():
