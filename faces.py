@@ -268,12 +268,12 @@ class Tracker:
         face.seen_seconds = face.looked_seconds
 
     def _drop_doubles(self) -> None:
-        """Where two boxes have come to lie on one face, keep the one that was known first."""
+        """Where two boxes have come to lie on one face, keep one that is in view, and of two the one known first."""
         kept = []
-        for face in self.faces:
+        for face in sorted(self.faces, key=lambda face: not face.in_view):
             if not any(_is_same(face.box, other.box) for other in kept):
                 kept.append(face)
-        self.faces = kept
+        self.faces = sorted(kept, key=lambda face: face.id)
 
     def _look_around(self, gray, time_seconds: float) -> None:
         """Search the whole frame: find missing faces again where they were, and new ones."""

@@ -7,6 +7,7 @@ python main.py --source demo         without a camera
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import signal
 import sys
@@ -14,12 +15,13 @@ import threading
 import time
 from array import array
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
-LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label"
+LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,picture"
 STAGES = ("reading", "detecting", "classifying", "drawing")
 LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
 CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
@@ -44,7 +46,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument(
         "--output", type=Path, metavar="FILE", help="annotated .mp4 or .webm, for a picture .png or .jpg"
     )
-    group.add_argument("--log", type=Path, metavar="FILE.csv", help="a line for every face in every frame")
+    group.add_argument(
+        "--log", type=Path, metavar="FILE.csv", help="a line for every face in every frame, with a picture's name"
+    )
     group.add_argument("--no-window", action="store_true", help="work without a window, as fast as possible")
     group = parser.add_argument_group("emotions")
     group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
@@ -96,6 +100,10 @@ class Reading(NamedTuple):
     @property
     def probability(self) -> float:
         return float(max(self.probabilities))
+
+    def mirrored(self, frame_width: int) -> "Reading":
+        x, y, width, height = self.box
+        return self._replace(box=(frame_width - x - width, y, width, height))
 
 
 class Steadier:
@@ -215,8 +223,9 @@ class Live:
         self.bars, self.help = args.probabilities, False
         self.paused = self.quit = False
         self.summary = Summary()
+        self._fault = ""
         self._stamps = deque(maxlen=31)
-        self._shown_seconds = 0.0
+        self._due_seconds, self._time_seconds = -math.inf, 0.0  # of the last frame: when it has to go, its time
 
     def run(self, loader: Loader) -> None:
         """Work through the source until it ends or the person does."""
@@ -224,60 +233,62 @@ class Live:
         if self.quit:
             return
         classifier = loader.result()
-        image = None
         while not self.quit:
             with self.summary.timed("reading"):
                 frame = next(frames, None)
             if frame is None:
                 break
-            image = self._process(frame, classifier)
+            self._process(frame, classifier)
             if self.window:
-                self._show(image, frame.time_seconds)
-        while self.window and self.source.still and image is not None and not self.quit:
-            self._key(self.window.wait_key(0.05), image)  # a picture stays until it is closed
+                self._show(frame.time_seconds)
+        while self.window and self.source.still and not self.quit:
+            self._key_while_showing(0.05)  # a picture stays until it is closed
 
     def _show_while_loading(self, frames, loader: Loader):
         """Show the camera's picture, or a file's first, until the network is there; return the frames to come."""
-        from overlay import draw_message
-
         first = None
         while self.window and loader.is_alive() and not self.quit:
-            if first is None or self.source.live:
+            if first is None or (self.source.live and not self.paused):
                 first = next(frames, None)
                 if first is None:
                     break
-                image = self._mirrored(first.image).copy()
-                draw_message(image, first.fault or "Loading the network ...")
-                self.window.show(image)
-            self._key(self.window.wait_key(0.01), image)
+                message = first.fault or "Loading the network ..."
+                self._draw(self._mirrored(first.image), [], replace(first, fault=message))
+            self._key_while_showing(0.03)
         return frames if first is None or self.source.live else itertools.chain([first], frames)
 
-    def _process(self, frame, classifier):
-        """Find, classify, log, draw, record; return the annotated image (the bare one where nobody looks)."""
-        import overlay
-
+    def _process(self, frame, classifier) -> None:
+        """Find, classify, log, draw, record."""
         image = self._mirrored(frame.image)
         readings = [] if frame.fault else self._read_faces(image, frame, classifier)
         if not frame.fault:
             self.summary.count(readings)
             if self.log:
                 self.log.write(_log_line(frame, reading) for reading in readings)
-        if not (self.window or self.picture or self.recording):
-            return image
-        with self.summary.timed("drawing"):
-            image = image.copy()
-            for reading in readings if self.bars else []:  # first, so that no label is hidden by another face's bars
-                overlay.draw_bars(image, reading.box, reading.probabilities)
-            for reading in readings:
-                overlay.draw_face(image, reading.box, reading.label, reading.probability)
+        elif not self.window and not self._fault:
+            print(f"main.py: {frame.fault}", file=sys.stderr)
+        self._fault = frame.fault
+        if self.window or self.picture or self.recording:
             self._stamps.append(time.perf_counter())
-            if len(self._stamps) > 1 and not self.source.still and not frame.fault:
-                rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
-                overlay.draw_status(image, f"{rate:.0f} fps")
-            if frame.fault:
-                overlay.draw_message(image, frame.fault)
-        self._write(image, frame.time_seconds)
-        return image
+            with self.summary.timed("drawing"):
+                self._draw(image, readings, frame)
+            self._write(self.image, frame.time_seconds)
+
+    def _draw(self, bare, readings, frame) -> None:
+        """Draw on a copy of the bare image, `self.image`. A key that changes what is drawn calls it again."""
+        import overlay
+
+        self._scene = bare, readings, frame
+        self.image = image = bare.copy()
+        for reading in readings if self.bars else []:  # first, so that no label is hidden by another face's bars
+            overlay.draw_bars(image, reading.box, reading.probabilities)
+        for reading in readings:
+            overlay.draw_face(image, reading.box, reading.label, reading.probability)
+        if len(self._stamps) > 1 and not self.source.still and not frame.fault:
+            rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
+            overlay.draw_status(image, f"{rate:.0f} fps")
+        if frame.fault:
+            overlay.draw_message(image, frame.fault)
 
     def _mirrored(self, image):
         import cv2
@@ -317,49 +328,56 @@ class Live:
         if self.picture:
             write_picture(self.picture, image)
 
-    def _show(self, image, time_seconds: float) -> None:
-        """Show a frame at its time, hear the keys, and hold the picture while paused."""
-        wait_seconds = 0.001
-        if not self.source.live:
-            wait_seconds = max(self._shown_seconds + 1 / self.source.fps - time.perf_counter(), 0.001)
-        self._key_while_showing(image, wait_seconds)
-        self._shown_seconds = time.perf_counter()
-        while self.paused and not self.quit:
-            self._key_while_showing(image, 0.03)
+    def _show(self, time_seconds: float) -> None:
+        """Show a frame until it is due to go, hear the keys, and hold it while paused."""
+        due = now = time.perf_counter()
+        if self.source.still:
+            due += 1 / self.source.fps
+        elif not self.source.live:  # at the film's own pace; a frame that is late delays the rest
+            due = max(self._due_seconds + time_seconds - self._time_seconds, now)
+        self._due_seconds, self._time_seconds = due, time_seconds
+        self._key_while_showing(max(due - now, 0.001))
+        while not self.quit and (self.paused or due - time.perf_counter() > 0.001):  # a key ended the wait
+            self._key_while_showing(0.03 if self.paused else due - time.perf_counter())
 
-    def _key_while_showing(self, image, wait_seconds: float) -> None:
+    def _key_while_showing(self, wait_seconds: float) -> None:
         import overlay
 
-        shown = image
+        shown = self.image
         if self.help or self.paused:
-            shown = image.copy()
+            shown = shown.copy()
             if self.help:
                 overlay.draw_help(shown)
             if self.paused:
                 overlay.draw_message(shown, "Paused. Press space to go on.")
         self.window.show(shown)
-        self._key(self.window.wait_key(wait_seconds), image)
+        self._key(self.window.wait_key(min(wait_seconds, 0.1)))  # the window's X is noticed after it
 
-    def _key(self, key: str, image) -> None:
+    def _key(self, key: str) -> None:
+        bare, readings, frame = self._scene
         if key in ("q", "\x1b") or self.window.closed:
             self.quit = True
         elif key == " ":
             self.paused = not self.paused
+            if self.recording:
+                self.recording.pause()
         elif key == "s":
-            self._snapshot(image)
+            self._snapshot()
         elif key == "p":
             self.bars = not self.bars
+            self._draw(bare, readings, frame)
         elif key == "m":
             self.mirror = not self.mirror
+            self._draw(bare[:, ::-1], [reading.mirrored(bare.shape[1]) for reading in readings], frame)
         elif key == "h":
             self.help = not self.help
 
-    def _snapshot(self, image) -> None:
+    def _snapshot(self) -> None:
         from video import VideoError, write_picture
 
         path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
         try:
-            write_picture(path, image)
+            write_picture(path, self.image)
             print(f"Saved {path.resolve()}")
         except VideoError as error:  # no reason to stop
             print(f"main.py: {error}", file=sys.stderr)
@@ -368,7 +386,8 @@ class Live:
 def _log_line(frame, reading: Reading) -> str:
     numbers = ",".join(f"{probability:.4f}" for probability in reading.probabilities)
     box = ",".join(str(value) for value in reading.box)
-    return f"{frame.time_seconds:.3f},{frame.index},{reading.face},{box},{numbers},{reading.label}"
+    name = frame.name and '"' + frame.name.replace('"', '""') + '"'  # it may hold a comma
+    return f"{frame.time_seconds:.3f},{frame.index},{reading.face},{box},{numbers},{reading.label},{name}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -405,8 +424,9 @@ def _open_outputs(args, source, stack):
     import video
 
     picture = recording = log = None
+    inputs = getattr(source, "paths", [] if "://" in args.source else [Path(args.source)])
     for path in (args.output, args.log):
-        if path and Path(args.source).exists() and path.resolve() == Path(args.source).resolve():
+        if path and path.exists() and any(used.exists() and path.samefile(used) for used in inputs):
             raise video.VideoError(f"{path} would overwrite the source. Choose another name.")
     if args.log:
         video.check_output(args.log, (".csv",))

@@ -6,6 +6,7 @@ unknown); `live` (what is shown has to be now: frames may be skipped); `still` (
 
 import math
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,13 @@ CAMERAS = 5  # camera numbers that are tried when one is looked for
 LIVE_FPS = 30.0  # of a recording from a source that does not say its rate
 STILL_FPS = 1.0  # of a recording of pictures
 READ_AHEAD = 8  # frames
-FAILED_READS = 5  # in a row, and a camera counts as unplugged
+FAILED_READS = 5  # in a row, and a camera counts as unplugged; the first pictures of some are late
+RETRY_SECONDS = 0.1  # between them
 FROZEN_SECONDS = 3.0  # of the very same picture: a sensor's noise never repeats, an unplugged driver may
 SILENT_SECONDS = 2.0  # without a new picture before the person is told
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0  # between attempts to reconnect, doubled each time
 FAULT_FPS = 10  # how often the last picture comes again while a live source is silent
+GAP_SECONDS = SILENT_SECONDS + 1  # between a live source's frames or faults: the machine was asleep, or stopped
 SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs room to be finished
 FLUSH_SECONDS = 0.5
 
@@ -42,13 +45,14 @@ class VideoError(ValueError):
 class Frame:
     """One picture of a source: BGR uint8 (height, width, 3), its time in the source, its number from 0.
 
-    `fault` says why a live source sends nothing new; the image is then the last one.
+    `fault` says why a live source sends nothing new; the image is then the last one. `name` is a picture's file name.
     """
 
     image: np.ndarray
     time_seconds: float
     index: int
     fault: str = ""
+    name: str = ""
 
 
 def open_source(text: str):
@@ -103,7 +107,7 @@ class Pictures:
         for path in self.paths:
             image = read_picture(path)
             if image is not None:
-                yield Frame(image, readable / self.fps, readable)
+                yield Frame(image, readable / self.fps, readable, name=path.name)
                 readable += 1
             elif len(self.paths) > 1:
                 print(f"{path} is left out: it is not a readable picture.", file=sys.stderr)
@@ -120,12 +124,12 @@ class VideoFile:
     live, still = False, False
 
     def __init__(self, name: str):
-        self.name = name
+        self.name = _without_password(name)
         self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             self._capture.release()
             raise VideoError(
-                f"{name} is not a video that OpenCV can read. Convert it to .mp4, for example with ffmpeg."
+                f"{self.name} is not a video that OpenCV can read. Convert it to .mp4, for example with ffmpeg."
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else LIVE_FPS
@@ -183,12 +187,12 @@ class Camera:
 
     def __init__(self, address: int | str):
         self.address = address
-        self.name = f"camera {address}" if isinstance(address, int) else address
+        self.name = f"camera {address}" if isinstance(address, int) else _without_password(address)
         self._capture = _open_capture(address)
         read, image = self._capture.read() if self._capture.isOpened() else (False, None)
-        for _ in range(FAILED_READS):  # the first pictures of some cameras are late
+        for _ in range(FAILED_READS):
             if self._capture.isOpened() and not read:
-                time.sleep(0.1)
+                time.sleep(RETRY_SECONDS)
                 read, image = self._capture.read()
         if not read:
             opened = self._capture.isOpened()
@@ -222,8 +226,9 @@ class Camera:
                 wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
                 if not self._closing.is_set():
                     self._capture = _open_capture(self.address)
+                    self._failed_reads = 0 if self._capture.isOpened() else FAILED_READS
             elif not read:
-                self._closing.wait(0.02)
+                self._closing.wait(RETRY_SECONDS)
 
     def _keep(self, image) -> bool:
         """Make an image the newest one; return whether it differs from the last."""
@@ -266,6 +271,10 @@ def _open_capture(address):
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
 
 
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
 def list_cameras() -> list[tuple[int, object]]:
     """Return (number, opened capture) of every camera that opens; the caller releases them."""
     captures = [(number, cv2.VideoCapture(number)) for number in range(CAMERAS)]
@@ -274,7 +283,7 @@ def list_cameras() -> list[tuple[int, object]]:
 
 def _why_silent(address, opened: bool) -> str:
     if isinstance(address, str):
-        return f"The stream {address} does not answer. Check the address and the network."
+        return f"The stream {_without_password(address)} does not answer. Check the address and the network."
     if opened:
         return (
             f"Camera {address} opens but sends no picture. Close other programs that use it, allow this terminal "
@@ -376,22 +385,28 @@ class Recording:
 
     def __init__(self, path: Path, fps: float, in_real_time: bool):
         self.path, self.in_real_time = path, in_real_time
-        self.fps = fps if 1 <= fps <= 240 else LIVE_FPS
+        # OpenCV passes three decimals on, and MPEG-4's clock ticks at most 65,535 times a second.
+        self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else LIVE_FPS
         self.frames = 0
         self._writer = None
         self._size = None
-        self._start_seconds = 0.0
+        self._start_seconds = -math.inf  # of the first frame, moved on by every pause
+
+    def pause(self) -> None:
+        """Leave out the time until the next frame."""
+        self._start_seconds = -math.inf
 
     def write(self, image: np.ndarray, time_seconds: float) -> None:
         """Add a frame, BGR uint8 (height, width, 3). Raises `VideoError` where the disk is (nearly) full."""
         if self._writer is None:
-            self._start_seconds = time_seconds
             self._size = image.shape[1], image.shape[0]
             self._writer = self._open()
         if shutil.disk_usage(self.path.parent).free < SPARE_BYTES:
             raise VideoError(
                 f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
             )
+        if time_seconds - self._start_seconds - self.frames / self.fps > GAP_SECONDS:  # the first, or after a pause
+            self._start_seconds = time_seconds - self.frames / self.fps
         due = round((time_seconds - self._start_seconds) * self.fps) + 1 if self.in_real_time else self.frames + 1
         image = fit(image, self._size)
         while self.frames < due:
@@ -451,7 +466,7 @@ class Log:
 
     def _flush(self):
         self._flushed_seconds = time.monotonic()
-        content = "".join(line + "\n" for line in self._lines).encode()
+        content = "".join(line + "\n" for line in self._lines).encode(errors="backslashreplace")
         self._lines = []
         try:
             if self._file is None:

@@ -97,13 +97,14 @@ def make_clip(source_path, path, size, faces, frames) -> str:
         if size is not None:
             frame = np.tile(fit(frame, (size[0] // columns, size[1] // rows)), (rows, columns, 1))
         if writer is None:
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, frame.shape[1::-1])
+            written = frame.shape[1::-1]
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, written)
         writer.write(frame)
     capture.release()
     if writer is None:
         sys.exit(f"live.py: {source_path} is not a video that OpenCV can read.")
     writer.release()
-    return f"{frame.shape[1]}x{frame.shape[0]}"
+    return f"{written[0]}x{written[1]}"
 
 
 def main(argv=None):

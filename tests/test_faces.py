@@ -212,6 +212,16 @@ def test_faces_keep_their_ids_when_another_goes_and_a_new_one_comes(cascade, fac
     assert sorted(f.id for f in again) == [ids[1], 3]
 
 
+def test_a_face_that_is_covered_does_not_erase_the_one_before_it(cascade, face):
+    tracker = Tracker(cascade)
+    tracker.update(at(face, 60, 130, side=100), 0.0)
+    for i in range(1, 20):  # a near face comes from the right and covers the far one
+        frame, left = at(face, 60, 130, side=100), max(330 - 20 * i, 0)
+        frame[30:330, left : left + 300] = face
+        found = tracker.update(frame, i / 30)
+    assert [f.id for f in found] == [2]
+
+
 def test_a_newcomer_is_seen_within_two_seconds(cascade, face):
     tracker = Tracker(cascade)
     both = at(face, 50, 80)

@@ -1,6 +1,7 @@
 """Sources and outputs: order, times, faults of cameras and files, and what is left on the disk."""
 
 import itertools
+import runpy
 import shutil
 import time
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import noise, read_video, write_video
+from conftest import REPOSITORY, noise, read_video, write_video
 
 import video
 from video import Camera, Log, Pictures, Recording, VideoError, VideoFile, check_output, fit, open_source, write_picture
@@ -87,6 +88,11 @@ def test_closing_a_file_in_the_middle_ends_its_thread(tmp_path):
     assert not source._thread.is_alive()
 
 
+def test_a_clip_that_is_shorter_than_the_benchmark_wants(tmp_path):
+    make_clip = runpy.run_path(str(REPOSITORY / "benchmarks" / "live.py"))["make_clip"]
+    assert make_clip(write_video(tmp_path / "a.mp4", noise(3)), tmp_path / "b.mp4", None, 1, frames=5) == "64x48"
+
+
 # ---- Pictures
 
 
@@ -96,7 +102,7 @@ def test_a_folder_gives_its_pictures_in_order_and_names_the_unreadable(tmp_path,
     (tmp_path / "1b.jpg").write_text("no picture")
     (tmp_path / "notes.txt").write_text("left alone")
     source = open_source(str(tmp_path))
-    assert [frame.image.max() for frame in source] == [10, 20, 30]
+    assert [(frame.image.max(), frame.name) for frame in source] == [(10, "1.png"), (20, "2.png"), (30, "3.png")]
     assert source.still and not source.live
     assert "1b.jpg is left out" in capsys.readouterr().err
 
@@ -140,6 +146,7 @@ def impatient(monkeypatch):
     """Faults are noticed and mended in hundredths of a second."""
     monkeypatch.setattr(video, "FROZEN_SECONDS", 0.1)
     monkeypatch.setattr(video, "SILENT_SECONDS", 0.15)
+    monkeypatch.setattr(video, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(video, "FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr(video, "FAULT_FPS", 50)
 
@@ -183,6 +190,12 @@ def test_a_few_failed_reads_are_forgiven(cameras, impatient):
     frames = list(itertools.islice(source, 15))
     source.close()
     assert scripted.openings == 1 and not any(frame.fault for frame in frames)
+
+
+def test_a_reopened_camera_may_be_late_with_its_first_picture(cameras, impatient):
+    scripted = cameras(noise(10), [None] * 3 + noise(200, seed=1))
+    _, frame = watch(Camera(0))
+    assert frame is not None and scripted.openings == 2
 
 
 def test_attempts_to_reconnect_come_more_and_more_rarely(cameras, impatient, monkeypatch):
@@ -251,6 +264,19 @@ def test_a_dead_stream_is_refused(cameras):
         open_source("rtsp://nowhere/live")
 
 
+def test_the_password_of_a_stream_is_not_shown(cameras, impatient):
+    url = "rtsp://admin:s@cret@cam/live"
+    cameras(noise(3))
+    faults, _ = watch(open_source(url), seconds=1)
+    assert faults[-1] == "rtsp://cam/live sends no picture: connecting again"
+    with pytest.raises(VideoError, match="The stream rtsp://cam/live does"):
+        open_source(url)
+    cameras(noise(3), noise(3), frame_count=3)
+    source = open_source(url.replace("rtsp", "http"))
+    source.close()
+    assert source.name == "http://cam/live"
+
+
 # ---- Recordings
 
 
@@ -272,6 +298,26 @@ def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_secon
     recording.close()
     images, fps = read_video(tmp_path / "a.mp4")
     assert len(images) / fps == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", [29.97, 64.999, 66.123, 89.527, 119.347, 239.973])
+def test_odd_rates_are_kept(tmp_path, rate):
+    recording = Recording(tmp_path / "a.mp4", rate, in_real_time=False)
+    recording.write(flat(0), 0.0)
+    recording.close()
+    assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(rate, abs=0.006)
+
+
+def test_what_a_live_recording_leaves_out(tmp_path):
+    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=True)
+    counts = []
+    for seconds in (5, 7, 9999, 10000, 10002):
+        recording.write(flat(0), seconds)
+        counts.append(recording.frames)
+        if seconds == 10000:
+            recording.pause()
+    recording.close()
+    assert counts == [1, 61, 62, 92, 93]  # the machine's sleep and the pause, but not a camera's silence
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -349,8 +395,8 @@ def test_outputs_are_checked_before_anything_is_done(tmp_path):
 
 def test_a_log_is_on_the_disk_within_a_second_and_in_whole_lines(tmp_path):
     log = Log(tmp_path / "a.csv", "a,b")
-    log.write(["1,2"])
-    assert (tmp_path / "a.csv").read_text() == "a,b\n1,2\n"
+    log.write(["1,\udcff"])  # from a file name that is not UTF-8
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,\\udcff\n"
     end = time.monotonic() + 1
     count = 0
     while time.monotonic() < end:
