@@ -37,7 +37,7 @@ def trim_history(path: Path, epochs: int) -> None:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         partial = path.with_suffix(".partial.csv")
         partial.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
-        partial.replace(path)
+        put_in_place(partial, path)
 
 
 def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
@@ -70,8 +70,7 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
         def on_epoch_end(self, epoch, logs=None):
             if (run / BEST_PARTIAL).exists():
                 save_plain(self.model, args.arch, run / BEST_PARTIAL)
-                flush(run / BEST_PARTIAL)
-                (run / BEST_PARTIAL).replace(run / BEST)
+                put_in_place(run / BEST_PARTIAL, run / BEST)
             draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
             self.back_up(epoch + 1)
 
@@ -119,6 +118,11 @@ def write_json(path: Path, content: dict) -> None:
     """Write a JSON file in one step: whole or not at all."""
     partial = path.with_suffix(".partial.json")
     partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    put_in_place(partial, path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Move a written file to where an older one may be, in one step."""
     flush(partial)
     partial.replace(path)
 
@@ -136,10 +140,9 @@ def publish(best: Path, output: Path) -> None:
         partial = old.with_name(f"{old.stem}.partial{old.suffix}")
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(old, partial)
-            partial.replace(previous)
+            put_in_place(partial, previous)
         shutil.copyfile(new, partial)
-        flush(partial)
-        partial.replace(old)
+        put_in_place(partial, old)
 
 
 def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:

@@ -27,10 +27,10 @@ from runs import (
     RUNS,
     STATE,
     describe,
-    flush,
     make_run_keeper,
     new_run,
     publish,
+    put_in_place,
     read_state,
     trim_history,
     write_json,
@@ -192,7 +192,7 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     run = latest_run() if str(args.resume) == "latest" else args.resume
     try:
         saved = json.loads((run / "arguments.json").read_text(encoding="utf-8"))
-        state = json.loads((run / STATE).read_text(encoding="utf-8"))
+        state = read_state(run)
     except (OSError, ValueError) as error:
         raise TrainError(f"{run} cannot be resumed: no epoch of it was finished ({error}). Start again.") from error
     if state["finished"]:
@@ -311,6 +311,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
     plain = first_plain_epoch(args)
+    steps = -(-share.whole(len(training)) // args.batch_size)
     for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, plain), (IMAGE_SIZE, args.epochs)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
@@ -324,7 +325,6 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
             mixup=args.mixup if first_epoch < plain else 0, augmentation_share=changes_share,
         )  # fmt: skip
-        steps = -(-share.whole(len(training)) // args.batch_size)
         if teachers:
             batches = functools.partial(taught, batches, teachers, args.teacher_weight, first_epoch * steps)
         with ctrl_c_between_steps() as ctrl_c:
@@ -586,8 +586,7 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     classifier.description = description
     classifier.model.save(run / BEST_PARTIAL)
-    flush(run / BEST_PARTIAL)
-    (run / BEST_PARTIAL).replace(run / BEST)  # at once followed by the .json, which names the temperature in it
+    put_in_place(run / BEST_PARTIAL, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
     if args.fraction < 1:
         print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
