@@ -339,10 +339,11 @@ def read_history(history: pd.DataFrame) -> list[str]:
             f"After epoch {lowest['epoch'] + 1:.0f} the validation loss rose by {rise:.3f} while the training loss "
             "fell below it: overfitting, the network began to learn its training faces by heart."
         )
-    plain = history.get("plain", pd.Series(0, history.index)) > 0
-    changed = history[~plain]
+    taught, plain = (history.get(name, pd.Series(0, history.index)) > 0 for name in ("self_taught", "plain"))
+    alone = history[~taught & ~plain]
     return [
-        *lines, *_read_rates(changed), *_read_sizes(changed), *_read_augmentation(changed), *_read_plain(history[plain])
+        *lines, *_read_rates(alone), *_read_sizes(alone), *_read_augmentation(alone), *_read_taught(history[taught]),
+        *_read_plain(history[plain]),
     ]  # fmt: skip
 
 
@@ -373,6 +374,15 @@ def _read_augmentation(history: pd.DataFrame) -> list[str]:
         return []
     return [f"The changes to a training face went from {shares.iloc[0]:.0%} of the usual ones in the first epoch to "
             f"{shares.iloc[-1]:.0%} in the last."]  # fmt: skip
+
+
+def _read_taught(history: pd.DataFrame) -> list[str]:
+    if len(history) == 0:
+        return []
+    first, rate, shares = history["epoch"].iloc[0] + 1, history["learning_rate"].max(), history["augmentation"]
+    return [f"From epoch {first} on the best network so far taught this one, asked about every batch; the rate rose "
+            f"once more, to {rate:.1e}, and the changes to a training face went from {shares.iloc[0]:.0%} to "
+            f"{shares.iloc[-1]:.0%} of the usual ones."]  # fmt: skip
 
 
 def _read_plain(history: pd.DataFrame) -> list[str]:

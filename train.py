@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import functools
 import io
-import itertools
 import json
 import math
 import os
@@ -35,8 +34,10 @@ from runs import (
     trim_history,
     write_json,
 )
+from stages import SELF_TAUGHT, augmentation_share, choose_stages, learning_rate, options_of, stage_ends
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
+SELF_TEACHER = "teacher.keras"  # the network as it was when it began to teach itself, kept there too
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
 STATISTICS_FACES = 8192  # training faces over which batch normalisation is measured in the end
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
@@ -62,10 +63,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
     data.add_argument(
         "--augmentation", type=share, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
-        help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch",
+        help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch before self-taught ones",
     )  # fmt: skip
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=count, default=50, help="passes over the training faces, at most")
+    training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
     training.add_argument(
         "--arch", choices=("resnet", "resnet-large", "cnn"), default="resnet",
         help="residual network, a larger one to teach it, or a plain one",
@@ -82,15 +83,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
-        "(default: two fifths of the epochs for resnet on the cosine; cnn cannot)",
+        "(default: half of those before the self-taught and plain ones for resnet on the cosine; cnn cannot)",
+    )  # fmt: skip
+    training.add_argument(
+        "--self-taught-epochs", type=number(0, kind=int), metavar="EPOCHS",
+        help="epochs before the plain ones, in which the best network so far is the --consistent teacher, with options "
+        "of their own (default: half of the epochs for resnet on the cosine, 0 with --start or --teacher)",
     )  # fmt: skip
     training.add_argument(
         "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
     )
     training.add_argument(
-        "--plain-epochs", type=number(0, kind=int), default=0, metavar="EPOCHS",
+        "--plain-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
-        "the best of these is kept",
+        "the best of these is kept (default: a thirtieth of the epochs after self-taught ones, else 0)",
     )  # fmt: skip
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
@@ -149,6 +155,7 @@ def main(argv=None) -> int:
     from distribution import DistributionError
     from model import ModelError, use_onednn
     from report import ReportError
+    from teachers import TeacherError
 
     use_onednn()
     try:
@@ -160,7 +167,7 @@ def main(argv=None) -> int:
             return score_model(args)
         run, args, state = open_run(args)
         return train(run, args, state)
-    except (DataError, DistributionError, ModelError, ReportError, TrainError) as error:
+    except (DataError, DistributionError, ModelError, ReportError, TeacherError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
@@ -173,20 +180,8 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     if args.resume is None:
         args.output = args.output or Path(BEST)
         check_output(args.output)
-        if args.small_epochs is None:
-            args.small_epochs = args.epochs * 2 // 5 if args.arch != "cnn" and args.schedule == "cosine" else 0
-        if args.start_blocks and not args.start:
-            raise TrainError("--start-blocks needs --start, the model to take these blocks from.")
-        if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
-            raise TrainError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
-        if args.consistent and args.small_epochs:
-            raise TrainError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
-        if args.small_epochs and args.arch == "cnn":
-            raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
-        if args.small_epochs + args.plain_epochs >= args.epochs:
-            raise TrainError("--small-epochs and --plain-epochs must be fewer than --epochs: others are in between.")
-        if (args.small_epochs or args.plain_epochs) and args.schedule != "cosine":
-            raise TrainError("--small-epochs and --plain-epochs need --schedule cosine, which knows when it ends.")
+        choose_stages(args)
+        check_options(args)
         args.data = args.data or find_data()
         return None, args, {}
     run = latest_run() if str(args.resume) == "latest" else args.resume
@@ -204,6 +199,24 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     args = argparse.Namespace(**saved | paths)
     check_output(args.output)
     return run, args, state
+
+
+def check_options(args) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    if args.start_blocks and not args.start:
+        raise TrainError("--start-blocks needs --start, the model to take these blocks from.")
+    if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
+        raise TrainError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
+    if args.consistent and args.small_epochs:
+        raise TrainError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
+    if args.self_taught_epochs and args.teacher:
+        raise TrainError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
+    if args.small_epochs and args.arch == "cnn":
+        raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
+    if args.small_epochs + args.self_taught_epochs + args.plain_epochs >= args.epochs:
+        raise TrainError("The small, self-taught and plain epochs must be fewer than --epochs: others are in between.")
+    if (args.small_epochs or args.self_taught_epochs or args.plain_epochs) and args.schedule != "cosine":
+        raise TrainError("Small, self-taught and plain epochs need --schedule cosine, which knows when it ends.")
 
 
 def latest_run() -> Path:
@@ -236,6 +249,7 @@ def train(run: Path | None, args, state: dict) -> int:
     import data
     from distribution import Share, distribute, part
     from model import import_keras, prefers_bfloat16
+    from teachers import ask_teachers, load_teacher
 
     share = distribute(args.seed, args.batch_size) if args.distribute else Share()
     if share.process:
@@ -255,10 +269,11 @@ def train(run: Path | None, args, state: dict) -> int:
         if args.mixed_precision is None:
             args.mixed_precision = prefers_bfloat16()
         start = soft_labels = None
-        teachers = load_teachers(args)
+        teachers = [load_teacher(path, args.mixed_precision) for path in args.teacher] if args.consistent else []
         if not state:  # a file that cannot be used is refused before anything is written, too
             start = starting_weights(args)
-            soft_labels = None if teachers else ask_teachers(args, training.faces)
+            if args.teacher and not teachers:
+                soft_labels = ask_teachers(args.teacher, training.faces)
         run = run or new_run(args)
         if soft_labels is not None:
             np.save(run / SOFT_LABELS, soft_labels)
@@ -299,6 +314,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
 
     import data
     from model import IMAGE_SIZE, import_keras
+    from teachers import distilled, taught
 
     keras = import_keras()
     keras.utils.set_random_seed(args.seed)
@@ -310,23 +326,26 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     augmentation = None if args.no_augmentation else data.Augmentation()
     changes_share = functools.partial(augmentation_share, args=args)
-    plain = first_plain_epoch(args)
+    small, alone, plain, end = stage_ends(args)
     steps = -(-share.whole(len(training)) // args.batch_size)
-    for size, last_epoch in ((SMALL_SIZE, args.small_epochs), (IMAGE_SIZE, plain), (IMAGE_SIZE, args.epochs)):
+    for size, last_epoch in ((SMALL_SIZE, small), (IMAGE_SIZE, alone), (IMAGE_SIZE, plain), (IMAGE_SIZE, end)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:
             continue
+        options = options_of(first_epoch, args)
+        if options is not args:
+            teachers = [self_teacher(run, args, training)]
         with share.scope():
-            model = compiled_model(args, size, run / state["backup"] if state else None, start)
+            model = compiled_model(options, size, run / state["backup"] if state else None, start)
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
-        if state and first_epoch in (args.small_epochs, plain):
+        if state and first_epoch in (small, plain):
             state = state | {"counters": {}}
         batches = functools.partial(
             data.make_batches, training, args.batch_size, args.seed, augmentation, first_epoch, size, targets,
-            mixup=args.mixup if first_epoch < plain else 0, augmentation_share=changes_share,
+            mixup=options.mixup if first_epoch < plain else 0, augmentation_share=changes_share,
         )  # fmt: skip
         if teachers:
-            batches = functools.partial(taught, batches, teachers, args.teacher_weight, first_epoch * steps)
+            batches = functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps)
         with ctrl_c_between_steps() as ctrl_c:
             model.fit(
                 share.of_batches(batches),
@@ -376,69 +395,19 @@ def first_blocks(network, args) -> list:
     return [weight for layer in network.layers[: ends[count - 1]] for weight in layer.get_weights()]
 
 
-def ask_teachers(args, faces):
-    """Return the teachers' mean answer to faces (n, 48, 48, 1) and their mirror images, float32 (n, 7), or None."""
-    import numpy as np
-
-    from evaluate import predict
+def self_teacher(run: Path, args, training):
+    """Return as a teacher the best network that a run had when it began to teach itself."""
     from model import load_classifier
+    from teachers import load_teacher
 
-    answers = []
-    for path in args.teacher or []:
-        print(f"Asking the teacher {path} about {len(faces):,} faces ...", flush=True)
-        if path.suffix == ".npy":
-            answers.append(load_soft_labels(path, len(faces)))
-        else:
-            classify = load_classifier(path).probabilities
-            answers.append((predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2)
-    return np.mean(answers, axis=0, dtype=np.float32) if answers else None
-
-
-def load_teachers(args) -> list:
-    """Return the teachers to ask about every batch, as functions from uint8 faces (n, 48, 48, 1) to answers (n, 7)."""
-    import keras
-
-    from model import fuse_batch_normalization, load_classifier
-
-    classifiers = [load_classifier(path) for path in args.teacher] if args.consistent else []
-    for classifier in classifiers:
-        if args.mixed_precision:
-            for layer in classifier.model.layers[:-1]:  # the answers themselves stay float32
-                layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
-        fuse_batch_normalization(classifier.model)
-    return [classifier.probabilities for classifier in classifiers]
-
-
-def taught(make_batches, teachers: list, weight: float, first_step: int = 0):
-    """Yield the batches from a step on, their targets blended with what a teacher answers to these very faces.
-
-    No answer comes twice, so none is learnt by heart (Beyer et al. 2022, "A good teacher is patient and consistent").
-    The teachers take turns, with the faces as they are and mirrored: their mean answer for the price of one.
-    """
-    import numpy as np
-
-    turns = itertools.islice(itertools.cycle(itertools.product(teachers, (1, -1))), first_step, None)
-    for (faces, targets), (classify, direction) in zip(make_batches(), turns, strict=False):
-        pixels = np.uint8(np.round(faces[:, :, ::direction]))
-        yield faces, distilled(targets, classify(pixels), weight)
-
-
-def distilled(targets, answers, weight: float):
-    """Return targets (n, 7) in which teachers' answers (n, 7) have a share: distillation, Hinton et al. 2015."""
-    return (1 - weight) * targets + weight * answers
-
-
-def load_soft_labels(path: Path, count: int):
-    """Return a teacher's answers, (count, 7), from a .npy file, in the order of the training faces."""
-    import numpy as np
-
-    try:
-        answers = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise TrainError(f"--teacher {path} cannot be read ({error}).") from error
-    if answers.shape != (count, 7) or not np.allclose(answers.sum(axis=1), 1, atol=0.01):
-        raise TrainError(f"--teacher {path} does not hold seven probabilities for each of the {count:,} faces.")
-    return answers
+    if not (run / SELF_TEACHER).exists():
+        network = load_classifier(run / BEST).model
+        fit_batch_normalization(network, training)
+        partial = run / "teacher.partial.keras"
+        network.save(partial)
+        put_in_place(partial, run / SELF_TEACHER)
+        print("From here on the best network so far teaches: it is asked about every batch.")
+    return load_teacher(run / SELF_TEACHER, args.mixed_precision)
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
@@ -516,45 +485,14 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
         schedule = [callbacks.LearningRateScheduler(lambda epoch: learning_rate(epoch, args))]
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
+    _, alone, plain, _ = stage_ends(args)
     settings = callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(
-            face_pixels=size, augmentation=augmentation_share(epoch, args), plain=int(epoch >= first_plain_epoch(args))
+            face_pixels=size, augmentation=augmentation_share(epoch, args), self_taught=int(alone <= epoch < plain),
+            plain=int(epoch >= plain),
         )
-    )
+    )  # fmt: skip
     return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
-
-
-def first_plain_epoch(args) -> int:
-    """Return the epoch, counted from 0, from which on the faces are plain: `args.epochs` where none are."""
-    return args.epochs - args.plain_epochs
-
-
-def learning_rate(epoch: int, args) -> float:
-    """Return an epoch's rate on the cosine schedule: a cosine, and one of a fifth of its height for plain epochs."""
-    plain = first_plain_epoch(args)
-    if epoch < plain:
-        return cosine_rate(epoch, plain, args.learning_rate)
-    return cosine_rate(epoch - plain, args.plain_epochs, args.learning_rate / 5)
-
-
-def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
-    """Return an epoch's learning rate: rising over the first tenth, then half a cosine down towards 0.
-
-    Warm-up: Goyal et al. 2017; cosine: Loshchilov & Hutter 2016.
-    """
-    warm_up = epochs // 10
-    if epoch < warm_up:
-        return highest * (epoch + 1) / (warm_up + 1)
-    return highest * (1 + math.cos(math.pi * (epoch - warm_up + 0.5) / (epochs - warm_up))) / 2
-
-
-def augmentation_share(epoch: int, args) -> float:
-    """Return how far the changes to a face go in an epoch, 0..1: evenly from first to last share, then none."""
-    plain = first_plain_epoch(args)
-    if args.no_augmentation or epoch >= plain:
-        return 0.0
-    first, last = args.augmentation
-    return first + (last - first) * epoch / max(plain - 1, 1)
 
 
 def interrupted(run: Path, args) -> int:
@@ -583,6 +521,8 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
 
     classifier, calibration = calibrate(run / BEST, dataset[TRAINING], dataset[PUBLIC_TEST])
     description = describe(classifier.model, run, args, dataset, training_count, sha256)
+    if args.self_taught_epochs:
+        description["training"]["self_taught"] = SELF_TAUGHT
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     classifier.description = description
     classifier.model.save(run / BEST_PARTIAL)
@@ -594,8 +534,8 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
         publish(run / BEST, args.output)
         print(f"{args.output} is ready: python main.py")
     write_json(run / STATE, read_state(run) | {"finished": True})
-    for backup in run.glob("backup-*.keras"):
-        backup.unlink()
+    for file in (*run.glob("backup-*.keras"), run / SELF_TEACHER):
+        file.unlink(missing_ok=True)
     draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
     make_report(run, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
@@ -608,21 +548,28 @@ def calibrate(path: Path, training, validation) -> tuple:
     other half of the validation faces. Done to a model that has been through it, it finds the same statistics, and a
     temperature of 1 that it multiplies to the one that the description names.
     """
-    import numpy as np
-
     from evaluate import fit_temperature, fold_temperature, predict, with_temperature
-    from model import load_classifier, measure_batch_normalization
+    from model import load_classifier
     from report import calibration, folded_temperature
 
     classifier = load_classifier(path)
-    faces = training.faces[np.random.default_rng(0).permutation(len(training))[:STATISTICS_FACES]]
-    faces[::2] = faces[::2, :, ::-1]
-    measure_batch_normalization(classifier.model, faces)
+    fit_batch_normalization(classifier.model, training)
     probabilities = predict(classifier.probabilities, validation.faces)
     temperature = fit_temperature(validation.labels, probabilities)
     fold_temperature(classifier.model, temperature)
     total = temperature * folded_temperature(classifier)
     return classifier, calibration(validation.labels, with_temperature(probabilities, temperature), total)
+
+
+def fit_batch_normalization(model, training) -> None:
+    """Measure a model's batch normalisation over training faces as they are, half of them mirrored."""
+    import numpy as np
+
+    from model import measure_batch_normalization
+
+    faces = training.faces[np.random.default_rng(0).permutation(len(training))[:STATISTICS_FACES]]
+    faces[::2] = faces[::2, :, ::-1]
+    measure_batch_normalization(model, faces)
 
 
 def make_report(run: Path, classifier, dataset, split: str, history=None) -> None:

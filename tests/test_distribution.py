@@ -102,7 +102,7 @@ def test_a_batch_size_that_the_devices_cannot_divide_is_refused(monkeypatch):
 
 @needs("tensorflow")
 def test_tensorflow_trains_on_two_devices(tmp_path):
-    process = start(tmp_path, TWO_CPUS, "--epochs", "2", "--small-epochs", "1", KERAS_BACKEND="tensorflow")
+    process = start(tmp_path, TWO_CPUS, "--epochs", "3", KERAS_BACKEND="tensorflow")
     output, error = process.communicate(timeout=500)
     assert process.returncode == 0, error
     assert "best_model.keras is ready" in output
@@ -126,7 +126,7 @@ def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path)
     }
     folders = [tmp_path / "first", tmp_path / "second"]
     processes = [
-        start(folder, KEEP_WHAT_WAS_SEEN, "--epochs", "1", KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
+        start(folder, KEEP_WHAT_WAS_SEEN, "--epochs", "2", KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
         for number, folder in enumerate(folders)
     ]
     try:

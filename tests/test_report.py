@@ -133,6 +133,11 @@ def test_the_curves_are_read_from_their_numbers():
     text = " ".join(report.read_history(sharpened))
     assert "Best epoch: 3 of 3" in text
     assert "From epoch 3 on the faces were plain" in text
+    taught = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 1.5e-3])
+    text = " ".join(report.read_history(taught.assign(self_taught=[0, 0, 1], augmentation=[1, 1, 0.4])))
+    assert "fell in every one after it, to 1.0e-03" in text
+    assert "From epoch 3 on the best network so far taught this one" in text
+    assert "usual ones in the first" not in text
     eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
     assert "from 100% of the usual ones in the first epoch to 25% in the last" in eased
     assert "usual ones" not in over

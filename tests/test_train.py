@@ -20,13 +20,15 @@ import figures
 import model
 import report
 import runs
+import stages
+import teachers
 import train
 from evaluate import score
 from model import load_classifier
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
-OPTIONS = ["--data", "fer2013.csv", "--epochs", "4", "--plain-epochs", "1", "--batch-size", "4"]
+OPTIONS = ["--data", "fer2013.csv", "--epochs", "5", "--plain-epochs", "1", "--batch-size", "4"]
 OPTIONS += ["--augmentation", "1", "0.5"]
 SMALL_BLOCKS = {"resnet": ((8, 2),), "resnet-large": ((8, 2), (8, 1))}  # small, and as good for tests
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
@@ -66,7 +68,7 @@ def no_report(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small_network):
-    """A folder in which a training of four epochs, the last one plain, replaced a model that stood there."""
+    """A folder in which a training of five epochs, one of each stage but two self-taught, replaced a model there."""
     folder = made_folder(tmp_path_factory.mktemp("finished"))
     (folder / "best_model.keras").write_bytes(b"an older model")
     with pytest.MonkeyPatch.context() as patch:
@@ -92,18 +94,20 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     run = the_run(finished)
     assert (finished / "best_model.previous.keras").read_bytes() == b"an older model"
     history = pd.read_csv(run / "history.csv")
-    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
     description = json.loads((finished / "best_model.json").read_text())
     public = data.load_fer2013(finished / "fer2013.csv")["PublicTest"]
     scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
-    assert history["face_pixels"].tolist() == [36, 48, 48, 48]
-    assert history["augmentation"].tolist() == [1, 0.75, 0.5, 0]
+    assert history["face_pixels"].tolist() == [36, 48, 48, 48, 48]
+    assert np.allclose(history["augmentation"], [1, 0.5, 1, 0.3, 0])
+    assert history["self_taught"].tolist() == [0, 0, 1, 1, 0]
+    assert history["plain"].tolist() == [0, 0, 0, 0, 1]
     assert description["training"]["arguments"]["mixed_precision"] == model.prefers_bfloat16()
-    assert description["training"]["best_epoch"] == 4  # the plain one, however it scored
+    assert description["training"]["best_epoch"] == 5  # the plain one, however it scored
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
         assert cv2.imread(str(run / figure)).std() > 5
-    assert not list(run.glob("*partial*"))
+    assert {path.name for path in run.glob("*.keras")} == {"best_model.keras"}
     assert not list(finished.glob("*partial*"))
 
 
@@ -128,14 +132,14 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     output = ""
     for line in process.stdout:
         output += line
-        if line.startswith("Epoch 2/3"):
+        if line.startswith("Epoch 4/4"):  # the second in which the network teaches itself
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert "Go on with" in output
     run = the_run(folder)
     assert (folder / "best_model.keras").read_bytes() == b"an older model"
     load_classifier(run / "best_model.keras")
-    assert len(pd.read_csv(run / "history.csv")) == 1
+    assert len(pd.read_csv(run / "history.csv")) == 3
     monkeypatch.chdir(folder)
     assert train.main(["--resume"]) == 0
     assert_same_training(folder, finished)
@@ -188,7 +192,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 # The epoch on small faces saves the best model twice: as it is, and its twin for whole ones.
-@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2)])
+@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2), ("teacher", 1)])
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
     code = KILLED_WHILE_SAVING.replace("NAME", repr(name)).replace("COUNT", str(count))
@@ -223,18 +227,37 @@ def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
     assert len(pd.read_csv(the_run(folder) / "history.csv")) == int(stop) < 40
 
 
-def test_the_last_epochs_are_plain(tmp_path, monkeypatch):
+def test_the_last_epochs_are_self_taught_and_plain(tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
     blended, make_batches = [], data.make_batches
     monkeypatch.setattr(data, "make_batches", lambda *a, mixup, **k: blended.append(mixup) or make_batches(*a, **k))
-    options = ["--epochs", "3", "--small-epochs", "0", "--plain-epochs", "1", "--mixup", "0.4"]
-    assert train.main(["--data", "fer2013.csv", *options, "--learning-rate", "0.01"]) == 0
-    assert blended == [0.4, 0]
+    options = ["--epochs", "5", "--small-epochs", "0", "--self-taught-epochs", "2", "--plain-epochs", "1"]
+    assert train.main(["--data", "fer2013.csv", *options, "--mixup", "0.2", "--learning-rate", "0.01"]) == 0
+    assert blended == [0.2, stages.SELF_TAUGHT["mixup"], 0]
     history = pd.read_csv(the_run(folder) / "history.csv")
-    assert history["augmentation"].tolist() == [1, 1, 0]
-    assert history["learning_rate"][0] > 0.008
-    assert history["learning_rate"][2] < 0.002
+    assert np.allclose(history["augmentation"], [1, 1, 1, 0.3, 0])
+    highest = [0.01, 0.01, *[stages.SELF_TAUGHT["learning_rate"]] * 2, stages.SELF_TAUGHT["learning_rate"] / 5]
+    rates = history["learning_rate"] / highest
+    assert np.allclose(rates, [*rates[:2], *rates[:2], 0.5])
+    assert rates[0] > 0.8 > 0.2 > rates[1]
+
+
+def test_the_best_network_so_far_teaches_the_one_that_goes_on(tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    asked = []
+
+    def even_teacher(path, mixed_precision):
+        assert np.array_equal(weights(path)[-2], weights(path.with_name("best_model.keras"))[-2])
+        return lambda pixels: asked.append(len(pixels)) or np.full((len(pixels), 7), 1 / 7, np.float32)
+
+    monkeypatch.setattr(teachers, "load_teacher", even_teacher)
+    monkeypatch.setitem(stages.SELF_TAUGHT, "teacher_weight", 0.99)
+    options = ["--epochs", "4", "--small-epochs", "0", "--self-taught-epochs", "2", "--plain-epochs", "1"]
+    assert train.main(["--data", "fer2013.csv", "--label-smoothing", "0", *options]) == 0
+    assert sum(asked) >= 3 * 56
+    assert (pd.read_csv(the_run(folder) / "history.csv")["loss"][1:] >= np.log(7) - 0.01).all()
 
 
 def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_path, monkeypatch):
@@ -288,11 +311,11 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     def teacher(emotion: int):
         return lambda pixels: asked.append(pixels) or np.eye(7)[[emotion]]
 
-    batches = list(train.taught(lambda: [(faces, labels)] * 5, [teacher(1), teacher(2)], 0.8))
+    batches = list(teachers.taught(lambda: [(faces, labels)] * 5, [teacher(1), teacher(2)], 0.8))
     assert [targets.argmax() for _, targets in batches] == [1, 1, 2, 2, 1]
     assert all(shown is faces and np.isclose(targets[0, 0], 0.2) for shown, targets in batches)
     assert all(np.allclose(pixels[:, :, :: (-1) ** i], faces, atol=0.51) for i, pixels in enumerate(asked))
-    resumed = train.taught(lambda: [(faces, labels)] * 2, [teacher(1), teacher(2)], 0.8, first_step=3)
+    resumed = teachers.taught(lambda: [(faces, labels)] * 2, [teacher(1), teacher(2)], 0.8, first_step=3)
     assert [targets.argmax() for _, targets in resumed] == [2, 1]
 
 
@@ -329,7 +352,8 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
-    for stage in ("--plain-epochs", "--small-epochs"):
+    assert "exclude each other" in refused(capsys, "--data", csv, "--self-taught-epochs", "1", "--teacher", "a.keras")
+    for stage in ("--plain-epochs", "--self-taught-epochs", "--small-epochs"):
         assert "need --schedule cosine" in refused(capsys, "--data", csv, stage, "2", "--schedule", "plateau")
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
@@ -361,7 +385,7 @@ def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_v
     arguments = json.loads((the_run(finished) / "arguments.json").read_text())
     (run / "arguments.json").write_text(json.dumps(arguments))
     state = json.loads((the_run(finished) / "state.json").read_text())
-    (run / "state.json").write_text(json.dumps(state | {"finished": False, "epochs": 3}))
+    (run / "state.json").write_text(json.dumps(state | {"finished": False, "epochs": 1}))
     other = write_csv(tmp_path / "other.csv", make_rows((8, 4, 2), seed=1))
     assert "is not what" in refused(capsys, "--resume", run, "--data", other)
     assert "cannot be read" in refused(capsys, "--resume", run, "--data", finished / "fer2013.csv")
@@ -371,12 +395,12 @@ def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_v
 
 
 def test_the_cosine_schedule_warms_up_and_falls_to_nearly_nothing():
-    rates = [train.cosine_rate(epoch, 50, 1.0) for epoch in range(50)]
+    rates = [stages.cosine_rate(epoch, 50, 1.0) for epoch in range(50)]
     assert np.allclose(rates[:5], np.arange(1, 6) / 6)
     assert (np.diff(rates[5:]) < 0).all()
     assert max(rates) > 0.99
     assert rates[-1] < 0.001
-    assert train.cosine_rate(0, 1, 1.0) > 0
+    assert stages.cosine_rate(0, 1, 1.0) > 0
 
 
 @pytest.mark.parametrize(
