@@ -353,8 +353,8 @@ def _read_rates(history: pd.DataFrame) -> list[str]:
     if len(drops) == 0:
         return []
     if always:
-        return [f"The learning rate was highest in epoch {rates.argmax() + 1}, {rates.max():.1e}, and fell in every "
-                f"one after it, to {rates.iloc[-1]:.1e}: smaller steps let the weights settle."]  # fmt: skip
+        return [f"The learning rate was highest in epoch {rates.argmax() + 1}, {rates.max():.1e}, and fell epoch by "
+                f"epoch after it, to {rates.iloc[-1]:.1e}: smaller steps let the weights settle."]  # fmt: skip
     named = ", ".join(map(str, drops))
     return [f"The learning rate was lowered after the validation loss had stood still: from epoch {named} on "
             f"({rates.iloc[0]:.0e} to {rates.iloc[-1]:.1e})."]  # fmt: skip

@@ -127,7 +127,7 @@ def test_the_curves_are_read_from_their_numbers():
     assert "After epoch 6 the validation loss rose by 0.500" in over
     assert "from epoch 9 on" in over
     warmed = " ".join(report.read_history(history([0.2] * 4, [0.2] * 4, rates=[1e-3, 2e-3, 1e-3, 1e-5])))
-    assert "highest in epoch 2, 2.0e-03, and fell in every one after it, to 1.0e-05" in warmed
+    assert "highest in epoch 2, 2.0e-03, and fell epoch by epoch after it, to 1.0e-05" in warmed
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
     sharpened = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 4e-4]).assign(plain=[0, 0, 1])
     text = " ".join(report.read_history(sharpened))
@@ -135,7 +135,7 @@ def test_the_curves_are_read_from_their_numbers():
     assert "From epoch 3 on the faces were plain" in text
     taught = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 1.5e-3])
     text = " ".join(report.read_history(taught.assign(self_taught=[0, 0, 1], augmentation=[1, 1, 0.4])))
-    assert "fell in every one after it, to 1.0e-03" in text
+    assert "fell epoch by epoch after it, to 1.0e-03" in text
     assert "From epoch 3 on the best network so far taught this one" in text
     assert "usual ones in the first" not in text
     eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
