@@ -122,7 +122,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     drops, always = rate_drops(history)
     nowhere = pd.Series(0, history.index)
     sizes, taught, plain = (history.get(name, nowhere) for name in ("face_pixels", "self_taught", "plain"))
-    stages = [(epoch, f" {sizes.max()}-pixel faces", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
+    stages = [(epoch, f" {sizes.max()} pixels", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
     stages += [(epoch, " taught by itself", "left", 0.91) for epoch in epochs[taught.diff() > 0]]
     stages += [(epoch, "plain faces → ", "right", 0.84) for epoch in epochs[plain.diff() > 0]]
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):

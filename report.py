@@ -382,7 +382,8 @@ def _read_taught(history: pd.DataFrame) -> list[str]:
     first, rate, shares = history["epoch"].iloc[0] + 1, history["learning_rate"].max(), history["augmentation"]
     return [f"From epoch {first} on the best network so far taught this one, asked about every batch; the rate rose "
             f"once more, to {rate:.1e}, and the changes to a training face went from {shares.iloc[0]:.0%} to "
-            f"{shares.iloc[-1]:.0%} of the usual ones."]  # fmt: skip
+            f"{shares.iloc[-1]:.0%} of the usual ones. Losses before and after do not compare: from there on labels "
+            "are not smoothed, and the training loss counts the teacher's answers."]  # fmt: skip
 
 
 def _read_plain(history: pd.DataFrame) -> list[str]:

@@ -101,13 +101,12 @@ def dropout_seeds(model) -> list:
 
 
 def save_plain(model, arch: str, path: Path) -> None:
-    """Replace a mixed-precision or small-faced file by its plain twin, which runs everywhere; leave others."""
-    from model import IMAGE_SIZE, build_model
+    """Write the float32 twin of a model for whole faces, without the optimizer: it runs everywhere."""
+    from model import build_model
 
-    if model.layers[1].dtype_policy.name != "float32" or model.input_shape[1] != IMAGE_SIZE:
-        twin = build_model(arch)
-        twin.set_weights(model.get_weights())
-        twin.save(path)
+    twin = build_model(arch)
+    twin.set_weights(model.get_weights())
+    twin.save(path)
 
 
 def read_state(run: Path) -> dict:

@@ -191,7 +191,7 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-# The epoch on small faces saves the best model twice: as it is, and its twin for whole ones.
+# An epoch that is the best so far saves it twice: as it is, and its plain twin.
 @pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2), ("teacher", 1)])
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
@@ -279,12 +279,27 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
             assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
     first_training = json.loads((finished / "best_model.json").read_text())["training"]
     assert json.loads((folder / "best_model.json").read_text())["training"]["before"] == first_training
-    untaught = pd.read_csv(run / "history.csv")["loss"][0]
-    options = ["--teacher", "even.npy", "--teacher-weight", "0.99", "--label-smoothing", "0"]
-    assert train.main(["--data", "fer2013.csv", *still, *options]) == 0
-    run = max((folder / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
-    even = pd.read_csv(run / "history.csv")["loss"][0]
-    assert np.log(7) <= even != pytest.approx(untaught, abs=0.01)  # cross-entropy with even targets is log 7 at least
+
+
+def test_the_teachers_share_of_the_targets_is_theirs(finished, tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    sure = keras.saving.load_model(finished / "best_model.keras", compile=False)
+    sure.layers[-1].set_weights([100 * weight for weight in sure.layers[-1].get_weights()])
+    sure.save("sure.keras")
+    labels = data.one_hot(data.load_fer2013("fer2013.csv")["Training"].labels)
+    np.save("right.npy", labels)
+    np.save("even.npy", np.full_like(labels, 1 / 7))
+    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", "sure.keras"]
+    losses = []
+    for teacher, weight in (("right.npy", "0.5"), ("even.npy", "0"), ("even.npy", "0.5"), ("even.npy", "0.9")):
+        assert train.main(["--data", "fer2013.csv", *still, "--teacher", teacher, "--teacher-weight", weight]) == 0
+        run = max((folder / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+        losses.append(pd.read_csv(run / "history.csv")["loss"][0])
+    right, untaught, half, most = losses
+    assert right == pytest.approx(untaught, rel=1e-3)
+    assert abs(half - untaught) > 0.05
+    assert most - untaught == pytest.approx(0.9 / 0.5 * (half - untaught), rel=0.05)  # cross-entropy is linear in them
 
 
 def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
