@@ -120,6 +120,13 @@ def write_json(path: Path, content: dict) -> None:
     put_in_place(partial, path)
 
 
+def save_model(model, path: Path) -> None:
+    """Write a .keras file in one step: whole or not at all."""
+    partial = path.with_suffix(".partial.keras")
+    model.save(partial)
+    put_in_place(partial, path)
+
+
 def put_in_place(partial: Path, path: Path) -> None:
     """Move a written file to where an older one may be, in one step."""
     flush(partial)
@@ -152,6 +159,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
 
     from figures import best_epoch
     from model import EMOTIONS, count_multiply_adds, read_description
+    from stages import SELF_TAUGHT
 
     before = read_description(run / START).get("training")
     history = pd.read_csv(run / "history.csv")
@@ -177,6 +185,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
                 backend: importlib.import_module(backend).__version__,
                 "numpy": np.__version__,
             },
+            **({"self_taught": SELF_TAUGHT} if args.self_taught_epochs else {}),
             **({"before": before} if before else {}),  # how the model came about that it started from
         },
     }

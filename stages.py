@@ -36,15 +36,18 @@ def options_of(epoch: int, args) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | SELF_TAUGHT) if args.self_taught_epochs and epoch >= alone else args
 
 
+def stage_of(epoch: int, args) -> tuple[int, int]:
+    """Return the first epoch of an epoch's stage and that after its last; small faces and whole ones are one here."""
+    _, *ends = stage_ends(args)
+    return max(end for end in (0, *ends) if end <= epoch), min(end for end in ends if end > epoch)
+
+
 def learning_rate(epoch: int, args) -> float:
     """Return an epoch's rate: a cosine, one where the network teaches itself, one a fifth as high for plain epochs."""
-    _, alone, plain, end = stage_ends(args)
+    _, _, plain, _ = stage_ends(args)
+    start, end = stage_of(epoch, args)
     highest = options_of(epoch, args).learning_rate
-    if epoch < alone:
-        return cosine_rate(epoch, alone, highest)
-    if epoch < plain:
-        return cosine_rate(epoch - alone, plain - alone, highest)
-    return cosine_rate(epoch - plain, end - plain, highest / 5)
+    return cosine_rate(epoch - start, end - start, highest if epoch < plain else highest / 5)
 
 
 def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
@@ -60,9 +63,9 @@ def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
 
 def augmentation_share(epoch: int, args) -> float:
     """Return how far the changes to a face go in an epoch, 0..1: in a stage evenly from first to last, plain none."""
-    _, alone, plain, _ = stage_ends(args)
+    _, _, plain, _ = stage_ends(args)
     if args.no_augmentation or epoch >= plain:
         return 0.0
-    start, end = (0, alone) if epoch < alone else (alone, plain)
+    start, end = stage_of(epoch, args)
     first, last = options_of(epoch, args).augmentation
     return first + (last - first) * (epoch - start) / max(end - start - 1, 1)

@@ -29,12 +29,12 @@ from runs import (
     make_run_keeper,
     new_run,
     publish,
-    put_in_place,
     read_state,
+    save_model,
     trim_history,
     write_json,
 )
-from stages import SELF_TAUGHT, augmentation_share, choose_stages, learning_rate, options_of, stage_ends
+from stages import augmentation_share, choose_stages, learning_rate, options_of, stage_ends
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SELF_TEACHER = "teacher.keras"  # the network as it was when it began to teach itself, kept there too
@@ -334,7 +334,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             continue
         options = options_of(first_epoch, args)
         if options is not args:
-            teachers = [self_teacher(run, args, training)]
+            teachers = teachers or [self_teacher(run, args, training)]
         with share.scope():
             model = compiled_model(options, size, run / state["backup"] if state else None, start)
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
@@ -403,9 +403,7 @@ def self_teacher(run: Path, args, training):
     if not (run / SELF_TEACHER).exists():
         network = load_classifier(run / BEST).model
         fit_batch_normalization(network, training)
-        partial = run / "teacher.partial.keras"
-        network.save(partial)
-        put_in_place(partial, run / SELF_TEACHER)
+        save_model(network, run / SELF_TEACHER)
         print("From here on the best network so far teaches: it is asked about every batch.")
     return load_teacher(run / SELF_TEACHER, args.mixed_precision)
 
@@ -521,12 +519,9 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
 
     classifier, calibration = calibrate(run / BEST, dataset[TRAINING], dataset[PUBLIC_TEST])
     description = describe(classifier.model, run, args, dataset, training_count, sha256)
-    if args.self_taught_epochs:
-        description["training"]["self_taught"] = SELF_TAUGHT
     description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
     classifier.description = description
-    classifier.model.save(run / BEST_PARTIAL)
-    put_in_place(run / BEST_PARTIAL, run / BEST)  # at once followed by the .json, which names the temperature in it
+    save_model(classifier.model, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
     if args.fraction < 1:
         print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
