@@ -124,7 +124,7 @@ class VideoFile:
     live, still = False, False
 
     def __init__(self, name: str):
-        self.name = _without_password(name)
+        self.name = _without_secrets(name)
         self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             self._capture.release()
@@ -187,7 +187,7 @@ class Camera:
 
     def __init__(self, address: int | str):
         self.address = address
-        self.name = f"camera {address}" if isinstance(address, int) else _without_password(address)
+        self.name = f"camera {address}" if isinstance(address, int) else _without_secrets(address)
         self._capture = _open_capture(address)
         read, image = self._capture.read() if self._capture.isOpened() else (False, None)
         for _ in range(FAILED_READS):
@@ -271,8 +271,9 @@ def _open_capture(address):
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^/?#]*@", "//", url)
+def _without_secrets(name: str) -> str:
+    """Return a stream's URL without user, password and query, where cameras take their keys; a path as it is."""
+    return re.sub(r"\?.*", "", re.sub(r"//[^/?#]*@", "//", name)) if "://" in name else name
 
 
 def list_cameras() -> list[tuple[int, object]]:
@@ -283,7 +284,7 @@ def list_cameras() -> list[tuple[int, object]]:
 
 def _why_silent(address, opened: bool) -> str:
     if isinstance(address, str):
-        return f"The stream {_without_password(address)} does not answer. Check the address and the network."
+        return f"The stream {_without_secrets(address)} does not answer. Check the address and the network."
     if opened:
         return (
             f"Camera {address} opens but sends no picture. Close other programs that use it, allow this terminal "

@@ -264,8 +264,8 @@ def test_a_dead_stream_is_refused(cameras):
         open_source("rtsp://nowhere/live")
 
 
-def test_the_password_of_a_stream_is_not_shown(cameras, impatient):
-    url = "rtsp://admin:s@cret@cam/live"
+@pytest.mark.parametrize("url", ["rtsp://admin:s@cret@cam/live", "rtsp://cam/live?user=admin&password=s@cret"])
+def test_the_password_of_a_stream_is_not_shown(cameras, impatient, url):
     cameras(noise(3))
     faults, _ = watch(open_source(url), seconds=1)
     assert faults[-1] == "rtsp://cam/live sends no picture: connecting again"
