@@ -310,14 +310,20 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     A new one begins with the weights `start`, or with random ones where that is None. The `teachers` are asked about
     every batch; where there are none, `args.teacher` has answered before.
     """
+    import numpy as np
+
     import data
     from model import IMAGE_SIZE, import_keras
+    from teachers import distilled
 
     keras = import_keras()
     keras.utils.set_random_seed(args.seed)
     precision = " in bfloat16" if args.mixed_precision else ""
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
+    targets = data.one_hot(training.labels)
+    if args.teacher and not teachers:
+        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     small, alone, plain, end = stage_ends(args)
     steps = -(-share.whole(len(training)) // args.batch_size)
     for size, last_epoch in ((SMALL_SIZE, small), (IMAGE_SIZE, alone), (IMAGE_SIZE, plain), (IMAGE_SIZE, end)):
@@ -332,7 +338,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
         if state and first_epoch in (small, plain):
             state = state | {"counters": {}}
-        batches = stage_batches(run, args, training, teachers, first_epoch, size, steps)
+        batches = stage_batches(args, training, targets, teachers, first_epoch, size, steps)
         with ctrl_c_between_steps() as ctrl_c:
             model.fit(
                 share.of_batches(batches),
@@ -350,17 +356,12 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             break
 
 
-def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, size: int, steps: int):
+def stage_batches(args, training, targets, teachers: list, first_epoch: int, size: int, steps: int):
     """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught."""
-    import numpy as np
-
     import data
-    from teachers import distilled, taught
+    from teachers import taught
 
     options, (*_, plain, _) = options_of(first_epoch, args), stage_ends(args)
-    targets = data.one_hot(training.labels)
-    if args.teacher and not teachers:
-        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     batches = functools.partial(
         data.make_batches, training, args.batch_size, args.seed, None if args.no_augmentation else data.Augmentation(),
         first_epoch, size, targets, mixup=options.mixup if first_epoch < plain else 0,
