@@ -31,7 +31,7 @@ SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "5", "--plain-epochs", "1", "--batch-size", "4"]
 OPTIONS += ["--augmentation", "1", "0.5"]
 SMALL_BLOCKS = {"resnet": ((8, 2),), "resnet-large": ((8, 2), (8, 1))}  # small, and as good for tests
-RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; sys.exit(train.main(sys.argv[1:]))"
+RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; train.leave(train.main(sys.argv[1:]))"
 
 
 def run_script(folder, *options, code=None, **kwargs):
@@ -126,8 +126,9 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     folder = made_folder(tmp_path)
     (folder / "best_model.keras").write_bytes(b"an older model")
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    code = f"import atexit, time; atexit.register(time.sleep, 600)\n{RUN}"  # nothing at Python's end holds it up
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, *OPTIONS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *OPTIONS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )
     output = ""
     for line in process.stdout:
