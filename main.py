@@ -281,7 +281,8 @@ class Live:
         self._scene = bare, readings, frame
         self.image = image = bare.copy()
         for reading in readings if self.bars else []:  # first, so that no label is hidden by another face's bars
-            overlay.draw_bars(image, reading.box, reading.probabilities)
+            others = [other.box for other in readings if other is not reading]
+            overlay.draw_bars(image, reading.box, reading.probabilities, others)
         for reading in readings:
             overlay.draw_face(image, reading.box, reading.label, reading.probability)
         if len(self._stamps) > 1 and not self.source.still and not frame.fault:

@@ -37,7 +37,7 @@ def text_scale(shape) -> float:
 def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
     """Draw a face's box (x, y, width, height) and its label, an emotion with its probability 0..1 or "uncertain"."""
     x, y, width, height = box
-    scale = min(text_scale(image.shape), max(width / 200, 0.4))  # far faces get small labels
+    scale = _face_scale(image.shape, width)
     color = COLORS[label]
     thickness = max(round(3 * scale), 1)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
@@ -48,18 +48,22 @@ def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
     draw_text(image, text, (x, top), scale, _ink(color), color)
 
 
-def draw_bars(image: np.ndarray, box, probabilities) -> None:
-    """Draw a bar for each of the probabilities (7,) beside the box: right of it, else left, else over the face."""
+def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
+    """Draw a bar for each of the probabilities (7,) beside the box, on the side away from the nearest of the others.
+
+    Right of it where there are none, on the other side where the frame ends, over the face where it ends on both.
+    """
     x, y, width, _ = box
-    scale = 0.75 * text_scale(image.shape)
+    scale = 0.75 * _face_scale(image.shape, width)
     name_width = max(_text_size(name, scale)[0] for name in EMOTIONS)
     line_height = _text_size("x", scale)[1]
     bar_width = round(110 * scale)
     panel_width, panel_height = name_width + bar_width, line_height * len(EMOTIONS)
-    left = next(
-        (left for left in (x + width + 4, x - panel_width - 4) if 0 <= left <= image.shape[1] - panel_width),
-        max(image.shape[1] - panel_width, 0),
-    )
+    sides = [x + width + 4, x - panel_width - 4]
+    if min((other[0] - x for other in other_boxes), key=abs, default=0) > 0:
+        sides.reverse()
+    last_left = max(image.shape[1] - panel_width, 0)
+    left = next((left for left in sides if 0 <= left <= last_left), last_left)
     top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
     darken(image, (left, top, panel_width, panel_height))
     for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
@@ -122,6 +126,11 @@ def darken(image: np.ndarray, box) -> None:
     x, y, width, height = box
     part = image[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
     part[:] = part // 4
+
+
+def _face_scale(shape, width: int) -> float:
+    """Return the font scale for what stands at a face of this width: smaller at far faces."""
+    return min(text_scale(shape), max(width / 200, 0.4))
 
 
 def _text_size(text: str, scale: float) -> tuple[int, int, int]:

@@ -55,6 +55,15 @@ def test_label_and_bars_of_a_face_at_the_edge_are_whole(box):
     assert (image == color).all(axis=2).sum() > 0.5 * (whole == color).all(axis=2).sum()
 
 
+def test_bars_of_two_faces_side_by_side_hide_neither():
+    left, right = (200, 150, 100, 100), (320, 160, 100, 100)
+    image = np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_bars(image, left, PROBABILITIES, [right])
+    overlay.draw_bars(image, right, PROBABILITIES, [left])
+    assert (image[150:260, 200:420] == 128).all()
+    assert (image[:, :200] != 128).any() and (image[:, 420:] != 128).any()
+
+
 @pytest.mark.parametrize("paper", [0, 255])
 def test_text_without_background_stands_out_from_dark_and_light(paper):
     image = np.full((100, 400, 3), paper, np.uint8)
