@@ -6,6 +6,7 @@ And what follows from it for an epoch: its options, its learning rate, how far a
 import argparse
 import math
 
+SMALL_SIZE = 36  # pixels of the faces in the first epochs
 # The options of the epochs in which the network teaches itself, and of the plain ones after them.
 SELF_TAUGHT = {
     "teacher_weight": 0.6, "mixup": 0.4, "augmentation": (1.0, 0.3), "learning_rate": 1.5e-3, "weight_decay": 0.05,

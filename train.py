@@ -12,7 +12,6 @@ import contextlib
 import functools
 import io
 import json
-import math
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from options import OptionsError, check_options, check_output, parse_args
 from runs import (
     BEST,
     BEST_PARTIAL,
@@ -34,11 +34,10 @@ from runs import (
     trim_history,
     write_json,
 )
-from stages import augmentation_share, choose_stages, learning_rate, options_of, stage_ends
+from stages import SMALL_SIZE, augmentation_share, choose_stages, learning_rate, options_of, stage_ends
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
 SELF_TEACHER = "teacher.keras"  # the network as it was when it began to teach itself, kept there too
-SMALL_SIZE = 36  # pixels of the faces in the first epochs
 STATISTICS_FACES = 8192  # training faces over which batch normalisation is measured in the end
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
@@ -48,105 +47,6 @@ Download it and run: python train.py --data PATH   (the .zip as it is, a .csv, o
 
 class TrainError(Exception):
     """Something the user can mend; the message says what is wrong and what to do."""
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train the emotion network on FER-2013 and write best_model.keras.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    count, share, amount = number(1, kind=int), number(0, 1), number(0)
-    below_1 = number(0, math.nextafter(1, 0))  # at 1 the labels would count for nothing
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
-    data.add_argument("--fraction", type=number(0.001, 1), default=1.0, help="share of the training faces to use")
-    data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
-    data.add_argument(
-        "--augmentation", type=share, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
-        help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch before self-taught ones",
-    )  # fmt: skip
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
-    training.add_argument(
-        "--arch", choices=("resnet", "resnet-large", "cnn"), default="resnet",
-        help="residual network, a larger one to teach it, or a plain one",
-    )  # fmt: skip
-    training.add_argument("--batch-size", type=count, default=128, help="faces a step")
-    training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
-    training.add_argument(
-        "--schedule", choices=("cosine", "plateau"), default="cosine",
-        help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
-    )  # fmt: skip
-    training.add_argument("--patience", type=count, default=10, help="plateau: epochs without better loss to stop")
-    training.add_argument("--weight-decay", type=amount, default=0.02, help="AdamW's decay; 0 makes it Adam")
-    training.add_argument("--label-smoothing", type=below_1, default=0.1, help="share of a label given to all emotions")
-    training.add_argument(
-        "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
-        "(default: half of those before the self-taught and plain ones for resnet on the cosine; cnn cannot)",
-    )  # fmt: skip
-    training.add_argument(
-        "--self-taught-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help="epochs before the plain ones, in which the best network so far is the --consistent teacher, with options "
-        "of their own (default: half of the epochs for resnet on the cosine, 0 with --start or --teacher)",
-    )  # fmt: skip
-    training.add_argument(
-        "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
-    )
-    training.add_argument(
-        "--plain-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
-        "the best of these is kept (default: a thirtieth of the epochs after self-taught ones, else 0)",
-    )  # fmt: skip
-    training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
-    training.add_argument(
-        "--start-blocks", type=count, metavar="BLOCKS",
-        help="take only the first residual blocks of --start, which may be of the other resnet, and draw the rest anew",
-    )  # fmt: skip
-    training.add_argument(
-        "--teacher", type=Path, nargs="+", metavar="FILE",
-        help="learn not only from the labels but also from what these models answer on average (distillation); a .npy "
-        "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
-    )  # fmt: skip
-    training.add_argument(
-        "--consistent", action="store_true", help="ask the teachers in turn about every batch as it is changed: slower"
-    )
-    training.add_argument("--teacher-weight", type=below_1, default=0.5, help="the teachers' share, beside the labels'")
-    seed = number(0, 2**32 - 1, int)
-    training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
-    training.add_argument(
-        "--mixed-precision", action=argparse.BooleanOptionalAction,
-        help="bfloat16: faster on some hardware only (default: on a processor with AMX, without a GPU)",
-    )  # fmt: skip
-    training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
-    output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, help=f"where a finished training puts its model (default: {BEST})")
-    output.add_argument(
-        "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
-        help="go on with this run folder, the latest by default, with the options it was started with",
-    )  # fmt: skip
-    scoring = parser.add_argument_group("evaluation and export")
-    scoring.add_argument("--evaluate", action="store_true", help="train nothing: score --model and write a report")
-    scoring.add_argument("--model", type=Path, default=Path(BEST), help="the model to score or export")
-    scoring.add_argument("--split", choices=("PublicTest", "PrivateTest"), default="PublicTest", help="faces to score")
-    scoring.add_argument(
-        "--export", nargs="?", type=Path, const=Path("best_model.tflite"), metavar="FILE.tflite",
-        help="train nothing: write --model for phones, with float16 weights and, as FILE.int8.tflite, in int8",
-    )  # fmt: skip
-    return parser.parse_args(argv)
-
-
-def number(low: float, high: float = sys.float_info.max, kind: type = float):
-    """Return what reads an option's number of a kind, from low to high, for argparse."""
-
-    def parse(text: str):
-        if not low <= (value := kind(text)) <= high:
-            limits = f"{low} or more" if high == sys.float_info.max else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
-        return value
-
-    parse.__name__ = "number"  # what argparse calls it where the text is none
-    return parse
 
 
 def main(argv=None) -> int:
@@ -167,7 +67,7 @@ def main(argv=None) -> int:
             return score_model(args)
         run, args, state = open_run(args)
         return train(run, args, state)
-    except (DataError, DistributionError, ModelError, ReportError, TeacherError, TrainError) as error:
+    except (DataError, DistributionError, ModelError, OptionsError, ReportError, TeacherError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
@@ -201,24 +101,6 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
     return run, args, state
 
 
-def check_options(args) -> None:
-    """Refuse options that do not go together, before anything is read."""
-    if args.start_blocks and not args.start:
-        raise TrainError("--start-blocks needs --start, the model to take these blocks from.")
-    if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
-        raise TrainError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
-    if args.consistent and args.small_epochs:
-        raise TrainError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
-    if args.self_taught_epochs and args.teacher:
-        raise TrainError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
-    if args.small_epochs and args.arch == "cnn":
-        raise TrainError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
-    if args.small_epochs + args.self_taught_epochs + args.plain_epochs >= args.epochs:
-        raise TrainError("The small, self-taught and plain epochs must be fewer than --epochs: others are in between.")
-    if (args.small_epochs or args.self_taught_epochs or args.plain_epochs) and args.schedule != "cosine":
-        raise TrainError("Small, self-taught and plain epochs need --schedule cosine, which knows when it ends.")
-
-
 def latest_run() -> Path:
     runs = sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
     if not runs:
@@ -231,16 +113,6 @@ def find_data() -> Path:
         if folder.is_dir() and any(folder.iterdir()):
             return folder
     raise TrainError(NO_DATA)
-
-
-def check_output(output: Path, option: str = "--output", suffix: str = ".keras") -> None:
-    """See before the training, not after it, that its model can be written."""
-    if output.suffix != suffix:
-        raise TrainError(f"{option} {output} must end in {suffix}.")
-    if not output.parent.is_dir():
-        raise TrainError(f"The folder {output.parent} does not exist. Make it, or choose another {option}.")
-    if not os.access(output.parent, os.W_OK):
-        raise TrainError(f"The folder {output.parent} is not writable. Choose another {option}.")
 
 
 def train(run: Path | None, args, state: dict) -> int:
