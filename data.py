@@ -33,7 +33,8 @@ EMOTION_FOLDERS = {
     **{"anger": 0, "disgusted": 1, "fearful": 2, "happiness": 3, "sadness": 4, "surprised": 5},
 }
 SPLIT_FOLDERS = {
-    **{"train": TRAINING, "training": TRAINING, "validation": PUBLIC_TEST, "val": PUBLIC_TEST},
+    **{"train": TRAINING, "training": TRAINING},
+    **{"validation": PUBLIC_TEST, "valid": PUBLIC_TEST, "val": PUBLIC_TEST},
     **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
 }  # beside a folder for validation, "test" is PRIVATE_TEST
 
@@ -101,7 +102,7 @@ def load_fer2013(path) -> Dataset:
         root = zipfile.Path(path) if path.suffix.lower() == ".zip" else path
         found, kind = _find(root)
         splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
 
@@ -239,12 +240,14 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
     faults, progress = _Faults(root), _Progress()
-    faces, labels, usages = [], [], []
+    faces, labels, usages, notes = [], [], [], []
     folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
     for name, split_folder in folders:
         usage = PRIVATE_TEST if name == "test" and has_validation else SPLIT_FOLDERS.get(name)
         if usage is None:
+            if any(child.name.lower() in EMOTION_FOLDERS for child in _children(split_folder)):
+                notes.append(f"The folder {split_folder.name} is left out: it is none of {', '.join(SPLIT_FOLDERS)}.")
             continue
         for folder in (child for child in _children(split_folder) if child.is_dir()):
             label = EMOTION_FOLDERS.get(folder.name.lower())
@@ -267,7 +270,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                 progress.show(len(faces))
     progress.close(len(faces))
     faults.raise_if_any()
-    return _split(faces, labels, usages), []
+    return _split(faces, labels, usages), notes
 
 
 def _decode(content: bytes) -> np.ndarray | None:

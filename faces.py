@@ -250,6 +250,13 @@ class Tracker:
         self._time_seconds = time_seconds
         return [face for face in self.faces if time_seconds - face.seen_seconds <= SHOW_SECONDS]
 
+    def mirror(self) -> None:
+        """Expect the frames to come mirrored: every face stays the same one, on the other side."""
+        for face in self.faces:
+            x, y, width, height = face.box
+            face.box = self._shape[1] - x - width, y, width, height
+            face.exact[0] = self._shape[1] - face.exact[0]
+
     def _follow(self, face: Face, gray, time_seconds: float) -> None:
         since_seconds, face.looked_seconds = time_seconds - face.looked_seconds, time_seconds
         near = search_near(self.cascade, gray, face.box, FOLLOW_SIZE, 1.1, 3)

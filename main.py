@@ -99,7 +99,12 @@ class Reading(NamedTuple):
 
     @property
     def probability(self) -> float:
-        return float(max(self.probabilities))
+        """That of the label, which another emotion may exceed by a little; of the likeliest one where none is named."""
+        from model import EMOTIONS
+
+        return float(
+            self.probabilities[EMOTIONS.index(self.label)] if self.label in EMOTIONS else max(self.probabilities)
+        )
 
     def mirrored(self, frame_width: int) -> "Reading":
         x, y, width, height = self.box
@@ -191,6 +196,11 @@ class Summary:
         self.frames_with_face += bool(readings)
         self.labels.update(reading.label for reading in readings)
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the seconds of a pause."""
+        if self.frames:
+            self.first_seconds += seconds
+
     def __str__(self):
         import numpy as np
 
@@ -226,6 +236,7 @@ class Live:
         self._fault = ""
         self._stamps = deque(maxlen=31)
         self._due_seconds, self._time_seconds = -math.inf, 0.0  # of the last frame: when it has to go, its time
+        self._paused_seconds = 0.0  # when the pause began
 
     def run(self, loader: Loader) -> None:
         """Work through the source until it ends or the person does."""
@@ -359,9 +370,7 @@ class Live:
         if key in ("q", "\x1b") or self.window.closed:
             self.quit = True
         elif key == " ":
-            self.paused = not self.paused
-            if self.recording:
-                self.recording.pause()
+            self._pause()
         elif key == "s":
             self._snapshot()
         elif key == "p":
@@ -369,14 +378,28 @@ class Live:
             self._draw(bare, readings, frame)
         elif key == "m":
             self.mirror = not self.mirror
+            self.tracker.mirror()
             self._draw(bare[:, ::-1], [reading.mirrored(bare.shape[1]) for reading in readings], frame)
         elif key == "h":
             self.help = not self.help
+
+    def _pause(self) -> None:
+        """Hold or go on; what was held does not count as slowness, nor into a camera's recording."""
+        self.paused = not self.paused
+        if self.paused:
+            self._paused_seconds = time.perf_counter()
+        else:
+            self.summary.leave_out(time.perf_counter() - self._paused_seconds)
+            self._stamps.clear()
+        if self.recording:
+            self.recording.pause()
 
     def _snapshot(self) -> None:
         from video import VideoError, write_picture
 
         path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
+        while path.exists():  # of the same second
+            path = path.with_stem(path.stem + "_")
         try:
             write_picture(path, self.image)
             print(f"Saved {path.resolve()}")
@@ -497,5 +520,8 @@ def _end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # files are finished as after Ctrl-C
+    for name in ("SIGTERM", "SIGHUP"):  # a kill, a closed terminal: files are finished as after Ctrl-C
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, signal.default_int_handler)
     _end(main())

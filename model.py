@@ -67,6 +67,10 @@ def import_keras():
                 f"{error.name} is not installed. Run {sys.executable} -m pip install -r requirements.txt, or set the "
                 "environment variable KERAS_BACKEND to jax or torch if one of these is installed."
             ) from error
+        except ValueError as error:
+            raise ModelError(
+                f"{error}. Set the environment variable KERAS_BACKEND to tensorflow, jax or torch."
+            ) from error
         if keras.backend.backend() == "tensorflow":
             keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
     return keras

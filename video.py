@@ -33,6 +33,7 @@ SILENT_SECONDS = 2.0  # without a new picture before the person is told
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0  # between attempts to reconnect, doubled each time
 FAULT_FPS = 10  # how often the last picture comes again while a live source is silent
 GAP_SECONDS = SILENT_SECONDS + 1  # between a live source's frames or faults: the machine was asleep, or stopped
+HOLD_SECONDS = 60.0  # the same between a file's frames: a time stamp is wrong
 SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs room to be finished
 FLUSH_SECONDS = 0.5
 
@@ -160,13 +161,14 @@ class VideoFile:
                 pass
 
     def __iter__(self):
-        count = 0
+        count, seconds = 0, 0.0
         while (frame := self._queue.get()) is not None:
-            count += 1
+            count, seconds = count + 1, frame.time_seconds
             yield frame
         if count == 0:
             raise VideoError(f"{self.name} holds no picture that can be read. It is empty or damaged.")
-        if count < 0.95 * self.frame_count:
+        # Of a file with a varying rate OpenCV gives the frames that its duration would hold at the nominal one.
+        if max(count, seconds * self.fps) < 0.95 * self.frame_count:
             print(f"{self.name} ends early: {count} of {self.frame_count} frames could be read.", file=sys.stderr)
 
     def close(self):
@@ -381,11 +383,12 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 class Recording:
     """A video file of the annotated frames; it is created by the first one and keeps its size.
 
-    `in_real_time` repeats or leaves out frames so that ten seconds recorded play for ten seconds.
+    Frames are repeated or left out so that ten seconds of the source play for ten seconds, whatever its rate does.
     """
 
-    def __init__(self, path: Path, fps: float, in_real_time: bool):
-        self.path, self.in_real_time = path, in_real_time
+    def __init__(self, path: Path, fps: float, live: bool):
+        self.path = path
+        self.longest_gap_seconds = GAP_SECONDS if live else HOLD_SECONDS
         # OpenCV passes three decimals on, and MPEG-4's clock ticks at most 65,535 times a second.
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else LIVE_FPS
         self.frames = 0
@@ -406,9 +409,10 @@ class Recording:
             raise VideoError(
                 f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
             )
-        if time_seconds - self._start_seconds - self.frames / self.fps > GAP_SECONDS:  # the first, or after a pause
+        gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
+        if gap_seconds > self.longest_gap_seconds:  # the first, or after a pause
             self._start_seconds = time_seconds - self.frames / self.fps
-        due = round((time_seconds - self._start_seconds) * self.fps) + 1 if self.in_real_time else self.frames + 1
+        due = round((time_seconds - self._start_seconds) * self.fps) + 1
         image = fit(image, self._size)
         while self.frames < due:
             self._writer.write(image)
@@ -552,7 +556,8 @@ class Window:
         except cv2.error:  # Qt, where the window is gone
             visible = 0
         self._was_visible = self._was_visible or visible >= 1
-        self.closed = self._was_visible and visible < 1  # GTK never says that it is visible
+        # GTK never says that it is visible; on macOS, where it has no button to close it, "invisible" is "minimised".
+        self.closed = self._was_visible and visible < 1 and sys.platform != "darwin"
         return chr(code & 0xFF) if code >= 0 else ""
 
     def close(self) -> None:

@@ -85,10 +85,24 @@ def test_train_csv_alone_sets_a_stratified_tenth_aside(tmp_path):
 def test_a_test_folder_without_official_names_serves_as_public_test_unless_there_is_one_for_validation(tmp_path):
     dataset = load_fer2013(write_folders(tmp_path, ROWS, prefixes=False))
     assert {name: len(split) for name, split in dataset.splits.items()} == {"Training": 70, "PublicTest": 28}
-    shutil.copytree(tmp_path / "train", tmp_path / "Validation")
+    for name in ("Validation", "valid"):
+        shutil.copytree(tmp_path / "train", tmp_path / name)
+        dataset = load_fer2013(tmp_path)
+        counts = {"Training": 70, "PublicTest": 70, "PrivateTest": 28}
+        assert {name: len(split) for name, split in dataset.splits.items()} == counts
+        shutil.rmtree(tmp_path / name)
+
+
+def test_a_folder_of_faces_that_is_left_out_is_named(tmp_path):
+    write_folders(tmp_path, ROWS)
+    shutil.copytree(tmp_path / "train", tmp_path / "holdout")
+    (tmp_path / "pictures").mkdir()
     dataset = load_fer2013(tmp_path)
-    counts = {"Training": 70, "PublicTest": 70, "PrivateTest": 28}
-    assert {name: len(split) for name, split in dataset.splits.items()} == counts
+    assert len(dataset["Training"]) == 70
+    assert [note for note in dataset.notes if "left out" in note] == [
+        "The folder holdout is left out: it is none of train, training, validation, valid, val, test, publictest, "
+        "privatetest."
+    ]
 
 
 def test_images_of_any_size_and_colour_become_48_gray(tmp_path):
@@ -199,6 +213,16 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no")
     with pytest.raises(DataError, match="cannot be read"):
         load_fer2013(tmp_path / "a.zip")
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    path = zip_up(tmp_path / "a.zip", write_csv(tmp_path / "in" / "fer2013.csv", ROWS).parent)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 8] |= 1  # the flag in the archive's directory
+    content[content.find(b"PK\3\4") + 6] |= 1  # and in front of the file
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        load_fer2013(path)
 
 
 FACES = np.stack([face for _, face, _ in ROWS[:70]])[..., None]

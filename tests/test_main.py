@@ -4,6 +4,7 @@ import ctypes.util
 import importlib.metadata
 import itertools
 import os
+import re
 import shutil
 import signal
 import struct
@@ -350,12 +351,35 @@ def test_a_key_does_not_skip_a_picture(run, monkeypatch, tmp_path, demo):
 
 def test_s_saves_what_is_shown(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    window = scripted_window(["", "s", "q"])
+    monkeypatch.setattr(time, "strftime", lambda _: "snapshot-1.png")  # twice within a second
+    window = scripted_window(["", "s", "", "s", "q"])
     install(monkeypatch, window)
     _, out, _ = run("--source", "demo")
-    (path,) = tmp_path.glob("snapshot-*.png")
-    assert np.array_equal(cv2.imread(str(path)), window.shown[1])
-    assert f"Saved {path}" in out
+    for path, shown in (
+        (tmp_path / "snapshot-1.png", window.shown[1]),
+        (tmp_path / "snapshot-1_.png", window.shown[3]),
+    ):
+        assert np.array_equal(cv2.imread(str(path)), shown)
+        assert f"Saved {path}" in out
+
+
+def test_a_pause_does_not_count_as_slowness(run, monkeypatch, tmp_path, demo):
+    rates = []
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text: rates.append(int(text.removesuffix(" fps"))))
+    install(monkeypatch, scripted_window([""] * 20 + [" "] + [""] * 100 + [" "] + [""] * 20))  # three seconds
+    _, out, _ = run("--source", write_video(tmp_path / "a.mp4", demo[:40]))
+    assert min(rates) >= 20  # of 30
+    assert float(re.search(r"40 frames, ([\d.]+) frames a second", out)[1]) > 20
+
+
+def test_m_leaves_every_face_its_id(run, monkeypatch, tmp_path, demo):
+    images = [np.hstack([demo[0], np.full_like(demo[0][:, :400], 90)])] * 40  # left of the middle
+    install(monkeypatch, scripted_window([""] * 20 + ["m"] + [""] * 19))
+    run("--source", write_video(tmp_path / "a.mp4", images), "--log", tmp_path / "x.csv")
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert list(table["frame"]) == list(range(40)) and set(table["face"]) == {1}
+    before, after = table["x"].iloc[20], table["x"].iloc[21]
+    assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=3) and after > before + 200
 
 
 def test_a_picture_stays_in_the_window_until_it_is_closed(run, monkeypatch, picture):
@@ -463,6 +487,18 @@ def test_two_near_equal_emotions_do_not_alternate():
         labels = labels_of(main.Steadier(smoothing, 0.3), rows)
         changes[smoothing] = sum(a != b for a, b in itertools.pairwise(labels))
     assert changes[0] > 100 and changes[0.3] <= 5
+
+
+def test_the_number_beside_a_label_is_the_label_s():
+    happy, sad = np.full((2, 7), 0.03)
+    happy[3], happy[4] = 0.6, 0.25
+    sad[3], sad[4] = 0.38, 0.47  # not enough to take over
+    steadier = main.Steadier(0.01, 0.35)
+    assert labels_of(steadier, [happy, sad]) == ["happy", "happy"]
+    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "happy").probability == pytest.approx(0.38, abs=0.01)
+    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "uncertain").probability == pytest.approx(
+        0.47, abs=0.01
+    )
 
 
 def test_a_cut_shows_within_four_tenths_of_a_second():
@@ -599,7 +635,10 @@ def long_film(tmp_path_factory, demo):
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGTERM, signal.default_int_handler),
         (signal.SIGTERM, signal.SIG_IGN),  # as a shell's background job gets it
-    ],
+        (signal.SIGHUP, signal.default_int_handler),  # the terminal was closed
+    ]
+    if os.name != "nt"
+    else [],
 )
 def test_files_are_whole_after_a_signal(tmp_path, network, long_film, number, ctrl_c):
     log, output = tmp_path / "x.csv", tmp_path / "x.mp4"
@@ -626,6 +665,12 @@ def test_ctrl_c_at_any_moment_of_the_start(tmp_path, network, after_seconds):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err == ""
     assert time.monotonic() - began < 3
+
+
+def test_a_backend_that_keras_does_not_know_is_named(tmp_path, network, picture):
+    process = start("--source", picture, "--no-window", network=network, KERAS_BACKEND="pytorch")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "KERAS_BACKEND to tensorflow, jax or torch" in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a desktop is always there")

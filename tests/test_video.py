@@ -3,6 +3,7 @@
 import itertools
 import runpy
 import shutil
+import struct
 import time
 from types import SimpleNamespace
 
@@ -60,6 +61,51 @@ def test_a_truncated_video_is_used_as_far_as_it_goes(tmp_path, capsys):
     source.close()
     assert 10 < count < 60
     assert f"ends early: {count} of" in capsys.readouterr().err
+
+
+def stretched(content: bytes) -> bytes:
+    """Return a .webm whose frames come at half the rate that it names: every time in it is doubled."""
+    content = bytearray(content)
+
+    def number(at, keep_marker):  # EBML's numbers: the leading zeros of the first byte say how many bytes follow
+        length = 9 - content[at].bit_length()
+        value = int.from_bytes(content[at : at + length], "big")
+        return value if keep_marker else value - (1 << 7 * length), at + length
+
+    def double(at, end):
+        while at < end:
+            element, at = number(at, keep_marker=True)
+            size, at = number(at, keep_marker=False)
+            if element in (0x18538067, 0x1549A966, 0x1F43B675):  # segment, information, cluster
+                double(at, min(at + size, end))
+            elif element == 0x4489:  # duration
+                content[at : at + size] = struct.pack(">d", 2 * struct.unpack(">d", content[at : at + size])[0])
+            elif element in (0xE7, 0xA3):  # a cluster's time, a frame's time within it, after the track's number
+                place = slice(at, at + size) if element == 0xE7 else slice(at + 1, at + 3)
+                doubled = 2 * int.from_bytes(content[place], "big")
+                content[place] = doubled.to_bytes(place.stop - place.start, "big")
+            at += size
+
+    double(0, len(content))
+    return bytes(content)
+
+
+def test_a_file_whose_rate_is_not_the_named_one_is_whole_and_keeps_its_pace(tmp_path, capsys):
+    recording = Recording(tmp_path / "a.webm", 30, live=False)
+    for i, image in enumerate(noise(60)):
+        recording.write(image, i / 30)
+    recording.close()
+    (tmp_path / "slow.webm").write_bytes(stretched((tmp_path / "a.webm").read_bytes()))
+    source = open_source(str(tmp_path / "slow.webm"))
+    copy = Recording(tmp_path / "copy.mp4", source.fps, live=False)
+    for frame in source:
+        copy.write(frame.image, frame.time_seconds)
+    source.close()
+    copy.close()
+    assert frame.index == 59 and frame.time_seconds == pytest.approx(2 * 59 / 30, abs=0.01)
+    assert source.fps == pytest.approx(30, abs=0.1) and source.frame_count > 100 and capsys.readouterr().err == ""
+    images, fps = read_video(tmp_path / "copy.mp4")
+    assert len(images) / fps == pytest.approx(2 * 60 / 30, abs=0.05)
 
 
 def test_files_that_are_no_video_are_refused(tmp_path):
@@ -281,9 +327,9 @@ def test_the_password_of_a_stream_is_not_shown(cameras, impatient, url):
 
 
 def test_a_recording_of_a_file_keeps_frames_and_rate(tmp_path):
-    recording = Recording(tmp_path / "a.mp4", 12.5, in_real_time=False)
+    recording = Recording(tmp_path / "a.mp4", 12.5, live=False)
     for i in range(25):
-        recording.write(flat(10 * i), i * 0.5)
+        recording.write(flat(10 * i), i / 12.5)
     recording.close()
     images, fps = read_video(tmp_path / "a.mp4")
     assert len(images) == 25 and fps == pytest.approx(12.5)
@@ -292,7 +338,7 @@ def test_a_recording_of_a_file_keeps_frames_and_rate(tmp_path):
 
 @pytest.mark.parametrize("frames_a_second", [7, 30, 55])
 def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_second):
-    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=True)
+    recording = Recording(tmp_path / "a.mp4", 30, live=True)
     for i in range(10 * frames_a_second + 1):
         recording.write(flat(i % 250), 5.0 + i / frames_a_second)
     recording.close()
@@ -302,14 +348,14 @@ def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_secon
 
 @pytest.mark.parametrize("rate", [29.97, 64.999, 66.123, 89.527, 119.347, 239.973])
 def test_odd_rates_are_kept(tmp_path, rate):
-    recording = Recording(tmp_path / "a.mp4", rate, in_real_time=False)
+    recording = Recording(tmp_path / "a.mp4", rate, live=False)
     recording.write(flat(0), 0.0)
     recording.close()
     assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(rate, abs=0.006)
 
 
 def test_what_a_live_recording_leaves_out(tmp_path):
-    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=True)
+    recording = Recording(tmp_path / "a.mp4", 30, live=True)
     counts = []
     for seconds in (5, 7, 9999, 10000, 10002):
         recording.write(flat(0), seconds)
@@ -320,13 +366,21 @@ def test_what_a_live_recording_leaves_out(tmp_path):
     assert counts == [1, 61, 62, 92, 93]  # the machine's sleep and the pause, but not a camera's silence
 
 
+def test_a_film_may_hold_a_picture_longer_than_a_camera_but_not_for_hours(tmp_path):
+    recording = Recording(tmp_path / "a.mp4", 30, live=False)
+    for seconds in (0, 20, 9999):
+        recording.write(flat(0), seconds)
+    recording.close()
+    assert recording.frames == 602
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 @pytest.mark.parametrize("size", [(64, 48), (65, 47)])
 def test_another_resolution_goes_on_in_the_same_file(tmp_path, suffix, size):
     width, height = size
-    recording = Recording(tmp_path / f"a{suffix}", 30, in_real_time=False)
-    for image in [flat(50, height, width)] * 5 + [flat(200, 300, 300)] * 5:
-        recording.write(image, 0.0)
+    recording = Recording(tmp_path / f"a{suffix}", 30, live=False)
+    for i, image in enumerate([flat(50, height, width)] * 5 + [flat(200, 300, 300)] * 5):
+        recording.write(image, i / 30)
     recording.close()
     images, _ = read_video(tmp_path / f"a{suffix}")
     assert len(images) == 10 and {image.shape for image in images} == {images[0].shape}
@@ -337,17 +391,17 @@ def test_another_resolution_goes_on_in_the_same_file(tmp_path, suffix, size):
 def test_a_full_disk_ends_the_recording_with_a_readable_file(tmp_path, monkeypatch):
     free = iter([10**9] * 20 + [1000] * 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
-    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    recording = Recording(tmp_path / "a.mp4", 30, live=False)
     with pytest.raises(VideoError, match=r"The disk is full: .* ends after 0.7 seconds"):
-        for image in noise(30):
-            recording.write(image, 0.0)
+        for i, image in enumerate(noise(30)):
+            recording.write(image, i / 30)
     recording.close()
     assert len(read_video(tmp_path / "a.mp4")[0]) == 20
 
 
 def test_a_missing_codec_is_said_and_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "CODECS", {".mp4": ("avc9",), ".webm": ("VP90",)})
-    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    recording = Recording(tmp_path / "a.mp4", 30, live=False)
     with pytest.raises(VideoError, match=r"no codec for \.mp4 files\. Try \.webm"):
         recording.write(flat(0), 0.0)
     recording.close()
@@ -355,7 +409,7 @@ def test_a_missing_codec_is_said_and_leaves_no_file(tmp_path, monkeypatch):
 
 
 def test_an_unreadable_recording_is_reported(tmp_path):
-    recording = Recording(tmp_path / "a.mp4", 30, in_real_time=False)
+    recording = Recording(tmp_path / "a.mp4", 30, live=False)
     recording.write(flat(0), 0.0)
     recording._writer = SimpleNamespace(release=lambda: (tmp_path / "a.mp4").write_bytes(b""))
     with pytest.raises(VideoError, match="is not readable"):
@@ -363,7 +417,7 @@ def test_an_unreadable_recording_is_reported(tmp_path):
 
 
 def test_a_recording_without_a_frame_leaves_no_file(tmp_path):
-    Recording(tmp_path / "a.mp4", 30, in_real_time=True).close()
+    Recording(tmp_path / "a.mp4", 30, live=True).close()
     assert list(tmp_path.iterdir()) == []
 
 
