@@ -505,6 +505,11 @@ def main(argv=None) -> int:
         except (CascadeError, ModelError, VideoError) as error:
             print(f"main.py: {error}", file=sys.stderr)
             return 2
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        return 0
+    except OSError as error:  # something is not permitted, or too long a name
+        print(f"main.py: {error}", file=sys.stderr)
+        return 2
     except ImportError as error:
         print(f"main.py: {error}. Install what is needed: pip install -r requirements.txt", file=sys.stderr)
         return 2
@@ -514,8 +519,9 @@ def main(argv=None) -> int:
 
 def _end(status: int) -> None:
     """End at once: a thread that is still importing TensorFlow would hold up or crash a normal exit."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # there may be none, or nobody who reads it
+            stream.flush()
     os._exit(status)
 
 

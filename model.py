@@ -376,7 +376,9 @@ def _refuse_unsafe(path: Path) -> None:
     """
     if not path.is_file():
         raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH")
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+    with path.open("rb") as file:  # opened here, for zipfile says of one that may not be read that it is none
+        is_archive = zipfile.is_zipfile(file)
+    if path.suffix != ".keras" or not is_archive:
         raise ModelError(
             f"{path} is not a .keras file. Other formats (.h5, pickles) can run code when they are opened and are "
             "refused; make a model with: python train.py --data PATH"

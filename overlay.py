@@ -51,7 +51,7 @@ def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
 def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
     """Draw a bar for each of the probabilities (7,) beside the box, on the side away from the nearest of the others.
 
-    Right of it where there are none, on the other side where the frame ends, over the face where it ends on both.
+    Where the frame ends there, over the face. Where there are no others, right of it, or else left.
     """
     x, y, width, _ = box
     scale = 0.75 * _face_scale(image.shape, width)
@@ -59,11 +59,10 @@ def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
     line_height = _text_size("x", scale)[1]
     bar_width = round(110 * scale)
     panel_width, panel_height = name_width + bar_width, line_height * len(EMOTIONS)
-    sides = [x + width + 4, x - panel_width - 4]
-    if min((other[0] - x for other in other_boxes), key=abs, default=0) > 0:
-        sides.reverse()
-    last_left = max(image.shape[1] - panel_width, 0)
-    left = next((left for left in sides if 0 <= left <= last_left), last_left)
+    left_of_it, right_of_it, last_left = x - panel_width - 4, x + width + 4, max(image.shape[1] - panel_width, 0)
+    nearest = min((other[0] - x for other in other_boxes), key=abs, default=0)
+    to_the_left = nearest > 0 or (nearest == 0 and left_of_it >= 0 and right_of_it > last_left)
+    left = min(max(left_of_it if to_the_left else right_of_it, 0), last_left)
     top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
     darken(image, (left, top, panel_width, panel_height))
     for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-READABLE_SUFFIXES = (*PICTURE_SUFFIXES, ".bmp", ".webp", ".tif", ".tiff")
+READABLE_SUFFIXES = (*PICTURE_SUFFIXES, ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 CODECS = {".mp4": ("mp4v",), ".webm": ("VP90", "VP80")}  # what OpenCV's wheels can write; the first that opens
 DEMO_FACES = Path(__file__).resolve().parent / "demo" / "average_faces.png"
 CAMERAS = 5  # camera numbers that are tried when one is looked for
@@ -60,15 +60,21 @@ def open_source(text: str):
     """Open a camera number, stream URL, video, picture, folder of pictures, or "demo". Raises `VideoError`."""
     if text == "demo":
         return Demo()
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10:  # a longer one is too large for OpenCV
         return Camera(int(text))
     if "://" in text:
         return _open_url(text)
     path = Path(text)
     if path.is_dir():
-        pictures = sorted(child for child in path.iterdir() if child.suffix.lower() in READABLE_SUFFIXES)
+        files = sorted(child for child in path.iterdir() if child.is_file() and not child.name.startswith("."))
+        pictures = [file for file in files if file.suffix.lower() in READABLE_SUFFIXES]
         if not pictures:
             raise VideoError(f"The folder {path} holds no pictures ({', '.join(READABLE_SUFFIXES)}).")
+        if len(files) > len(pictures):
+            others = len(files) - len(pictures)
+            print(
+                f"{others} of {len(files)} files in {path} are left out: no pictures, by their names.", file=sys.stderr
+            )
         return Pictures(pictures, str(path))
     if not path.exists():
         raise VideoError(f"There is no file {path}. Give a camera number, a video, a picture, a folder, a URL or demo.")
@@ -126,7 +132,7 @@ class VideoFile:
 
     def __init__(self, name: str):
         self.name = _without_secrets(name)
-        self._capture = cv2.VideoCapture(name)
+        self._capture = cv2.VideoCapture(name if "://" in name else _unmistakable(name))
         if not self._capture.isOpened():
             self._capture.release()
             raise VideoError(
@@ -271,6 +277,11 @@ def _open_capture(address):
         return cv2.VideoCapture(address)
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def _unmistakable(path) -> str:
+    """Return a path as OpenCV takes it for one: of "12:30.mp4" it would take the 12 for a protocol, as of a URL."""
+    return str(Path(path).absolute())
 
 
 def _without_secrets(name: str) -> str:
@@ -420,7 +431,7 @@ class Recording:
 
     def _open(self):
         for codec in CODECS[self.path.suffix.lower()]:
-            writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            writer = cv2.VideoWriter(_unmistakable(self.path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
             if writer.isOpened():
                 return writer
             writer.release()
@@ -434,7 +445,7 @@ class Recording:
             return
         self._writer.release()
         self._writer = None
-        capture = cv2.VideoCapture(str(self.path))
+        capture = cv2.VideoCapture(_unmistakable(self.path))
         readable = capture.isOpened() and capture.grab()
         capture.release()
         if not readable:

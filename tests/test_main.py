@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -687,6 +688,17 @@ def test_with_a_dead_display_it_goes_on_without_a_window(tmp_path, network, pict
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "going on without a window" in err
     assert len(pd.read_csv(tmp_path / "x.csv")) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_output_that_nobody_reads_or_that_is_full(network, picture):
+    options = [sys.executable, str(REPOSITORY / "main.py"), "--source", picture, "--no-window", "--model", network]
+    with subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(options, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "No space left" in process.stderr
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,17 @@ def test_bars_of_two_faces_side_by_side_hide_neither():
     assert (image[:, :200] != 128).any() and (image[:, 420:] != 128).any()
 
 
+def test_bars_of_two_faces_that_leave_no_room_beside_them_do_not_meet():
+    left, right = (30, 100, 250, 250), (360, 100, 250, 250)  # between them there is room for one panel
+    panels = []
+    for box, other in ((left, right), (right, left)):
+        image = np.full((480, 640, 3), 128, np.uint8)
+        overlay.draw_bars(image, box, PROBABILITIES, [other])
+        panels.append((image != 128).any(axis=(0, 2)))
+    assert not (panels[0] & panels[1]).any()
+    assert panels[0].argmax() == 0 and panels[1][-1]
+
+
 @pytest.mark.parametrize("paper", [0, 255])
 def test_text_without_background_stands_out_from_dark_and_light(paper):
     image = np.full((100, 400, 3), paper, np.uint8)

@@ -4,7 +4,9 @@ import itertools
 import runpy
 import shutil
 import struct
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -37,10 +39,17 @@ def test_a_file_gives_every_frame_in_order_with_its_time(tmp_path):
     assert source.fps == pytest.approx(10) and not source.live and not source.still
 
 
-@pytest.mark.parametrize("name", ["видео.mp4", "with space.mp4", "顔 ü.mp4"])
-def test_paths_may_have_any_letters(tmp_path, name):
-    path = write_video(tmp_path / "a.mp4", noise(3))
-    source = open_source(str(path.rename(tmp_path / name)))
+NO_COLON = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+
+
+@pytest.mark.parametrize("name", ["видео.mp4", "with space.mp4", "顔 ü.mp4", pytest.param("12:30.mp4", marks=NO_COLON)])
+def test_paths_may_have_any_letters(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recording = Recording(Path(name), 30, live=False)
+    for i, image in enumerate(noise(3)):
+        recording.write(image, i / 30)
+    recording.close()
+    source = open_source(name)
     assert len(list(source)) == 3
     source.close()
     picture = tmp_path / name.replace(".mp4", ".png")
@@ -150,7 +159,8 @@ def test_a_folder_gives_its_pictures_in_order_and_names_the_unreadable(tmp_path,
     source = open_source(str(tmp_path))
     assert [(frame.image.max(), frame.name) for frame in source] == [(10, "1.png"), (20, "2.png"), (30, "3.png")]
     assert source.still and not source.live
-    assert "1b.jpg is left out" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "1b.jpg is left out" in error and "1 of 5 files" in error
 
 
 def test_pictures_that_cannot_be_used_are_refused(tmp_path):
