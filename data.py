@@ -3,6 +3,7 @@
 `load_fer2013` reads every layout the data set is handed out in; `make_batches` shuffles, batches and augments.
 """
 
+import csv
 import gzip
 import hashlib
 import itertools
@@ -111,6 +112,8 @@ def _find(root) -> tuple:
     """Return (the CSV file, "csv") or (the folder above the splits, "folders"), looking one level down as well."""
     if root.is_file():
         if _csv_columns(root) is None:
+            if root.name.lower().endswith((".tar.gz", ".tgz", ".tar", ".rar", ".7z")):
+                raise DataError(f"{root} is packed in a way that is not read here. Unpack it and name its folder.")
             raise DataError(
                 f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
             )
@@ -144,9 +147,10 @@ def _csv_columns(file) -> list[str] | None:
         return None
     try:
         with _open(file) as stream:
-            columns = [name.strip().lower() for name in stream.readline(1000).decode("utf-8-sig").split(",")]
+            header = next(csv.reader([stream.readline(1000).decode("utf-8-sig")]), [])
     except (UnicodeDecodeError, gzip.BadGzipFile):
         return None
+    columns = [name.strip().lower() for name in header]
     return columns if {"emotion", "pixels"} <= set(columns) else None
 
 
@@ -214,7 +218,9 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
                         labels.append(label)
                         usages.append(name.strip())
                 progress.show(row - 1)
-    except (pd.errors.ParserError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+    except pd.errors.ParserError as error:  # names the row itself
+        raise DataError(f"{file}: {' '.join(str(error).split())}. Download the data set again or mend it.") from error
+    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
     progress.close(row - 1)
     faults.raise_if_any()

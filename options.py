@@ -14,10 +14,17 @@ class OptionsError(ValueError):
     """Options that cannot be had; the message says what is wrong and what to do."""
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names every default that there is."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train the emotion network on FER-2013 and write best_model.keras.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     count, share, amount = number(1, kind=int), number(0, 1), number(0)
     below_1 = number(0, math.nextafter(1, 0))  # at 1 the labels would count for nothing
@@ -87,7 +94,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     output.add_argument("--output", type=Path, help=f"where a finished training puts its model (default: {BEST})")
     output.add_argument(
         "--resume", nargs="?", type=Path, const="latest", metavar="RUN",
-        help="go on with this run folder, the latest by default, with the options it was started with",
+        help="go on with this run folder, the latest unfinished one by default, with the options it was started with",
     )  # fmt: skip
     scoring = parser.add_argument_group("evaluation and export")
     scoring.add_argument("--evaluate", action="store_true", help="train nothing: score --model and write a report")
@@ -129,6 +136,15 @@ def check_options(args) -> None:
         raise OptionsError("The small, self-taught and plain epochs must be fewer than --epochs: others come between.")
     if (args.small_epochs or args.self_taught_epochs or args.plain_epochs) and args.schedule != "cosine":
         raise OptionsError("Small, self-taught and plain epochs need --schedule cosine, which knows when it ends.")
+
+
+def check_resumed(args) -> None:
+    """Refuse options that a resumed run would not heed."""
+    defaults, heeded = vars(parse_args([])), ("resume", "data", "output")
+    for name, value in vars(args).items():
+        if value != defaults[name] and name not in heeded:
+            option = f"--{name.replace('_', '-')}"
+            raise OptionsError(f"--resume goes on with the options of the run: leave {option} out, or start a new one.")
 
 
 def check_output(output: Path, option: str = "--output", suffix: str = ".keras") -> None:

@@ -21,16 +21,17 @@ class ReportError(ValueError):
     """Something the user can mend that a report needs; the message says what to do."""
 
 
-def write_report(run: Path, classifier, splits: dict, split_name: str, notes=(), history=None) -> dict:
+def write_report(run: Path, classifier, splits: dict, split_name: str, origin: dict, notes=(), history=None) -> dict:
     """Score a `model.Classifier` on a named split; write scorecard.json, report.md and its pictures; return the card.
 
-    `splits` maps split names to objects with `faces` and `labels`; `notes` are sentences on the data; `history` is
+    `splits` maps split names to objects with `faces` and `labels`; `origin` names what is scored (`model`, `data`,
+    `model_sha256`, `data_sha256`, `date`) and goes into the card; `notes` are sentences on the data; `history` is
     the training's (columns of Keras's CSVLogger), None where it is not known. Two to three minutes on two cores.
     """
     check_cascade()
     split = splits[split_name]
     probabilities = evaluate.predict(classifier.probabilities, split.faces)
-    card = make_scorecard(classifier, splits, split_name, probabilities)
+    card = origin | make_scorecard(classifier, splits, split_name, probabilities)
     if history is not None:
         figures.draw_curves(history, run / "curves.png")
     (run / "scorecard.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -244,6 +245,10 @@ def title_part(card: dict) -> str:
         else ""
     )
     return f"""# Scores on {card["split"]}
+
+- model: `{card["model"]}`, SHA-256 {card["model_sha256"][:16]}…
+- data: `{card["data"]}`, SHA-256 of its faces and labels {card["data_sha256"][:16]}…
+- measured: {card["date"]}
 
 {markdown_table(["figure", "value (95 % interval)", "faces"], rows)}
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -140,15 +141,25 @@ def flush(path: Path) -> None:
 
 
 def publish(best: Path, output: Path) -> None:
-    """Replace the model and its description in one step each; keep what stood there as *.previous.*."""
+    """Replace the model and its description in one step each; keep what stood there as *.previous.*.
+
+    An earlier *.previous.* goes into the run's folder: two short trainings must not cost the network that came along.
+    """
     for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
         previous = old.with_name(f"{old.stem}.previous{old.suffix}")
         partial = old.with_name(f"{old.stem}.partial{old.suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(previous, best.with_name(f"displaced{old.suffix}"))
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(old, partial)
             put_in_place(partial, previous)
         shutil.copyfile(new, partial)
         put_in_place(partial, old)
+
+
+def command(*words) -> str:
+    """Return a command as it can be pasted into a shell, with quotes where a path has spaces."""
+    return subprocess.list2cmdline(["python", *map(str, words)])
 
 
 def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:

@@ -10,6 +10,7 @@ import argparse
 import atexit
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -17,14 +18,16 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from options import OptionsError, check_options, check_output, parse_args
+from options import OptionsError, check_options, check_output, check_resumed, parse_args
 from runs import (
     BEST,
     BEST_PARTIAL,
     RUNS,
     STATE,
+    command,
     describe,
     make_run_keeper,
     new_run,
@@ -51,6 +54,21 @@ class TrainError(Exception):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    try:
+        return run_command(args)
+    except ImportError as error:
+        print(f"train.py: {error}. Install what is needed: pip install -r requirements.txt", file=sys.stderr)
+        return 2
+    except OSError as error:  # something is not permitted, or the disk is full
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+def run_command(args) -> int:
+    """Train, score or export, as the options say; return the exit status."""
     from data import DataError
     from distribution import DistributionError
     from model import ModelError, use_onednn
@@ -65,14 +83,10 @@ def main(argv=None) -> int:
             return export_model(args)
         if args.evaluate:
             return score_model(args)
-        run, args, state = open_run(args)
-        return train(run, args, state)
+        return train(*open_run(args))
     except (DataError, DistributionError, ModelError, OptionsError, ReportError, TeacherError, TrainError) as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before the training began; what it has kept, `interrupted` says
-        print("\nStopped.", file=sys.stderr)
-        return 130
 
 
 def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
@@ -84,6 +98,7 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
         check_options(args)
         args.data = args.data or find_data()
         return None, args, {}
+    check_resumed(args)
     run = latest_run() if str(args.resume) == "latest" else args.resume
     try:
         saved = json.loads((run / "arguments.json").read_text(encoding="utf-8"))
@@ -102,10 +117,12 @@ def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
 
 
 def latest_run() -> Path:
-    runs = sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise TrainError("There is no run to resume in runs/. Start one with: python train.py --data PATH")
-    return runs[-1].parent
+    """Return the run that was worked on last, of those that are not finished."""
+    states = sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for state in states:
+        if not json.loads(state.read_text(encoding="utf-8"))["finished"]:
+            return state.parent
+    raise TrainError("There is no unfinished run in runs/. Start one with: python train.py --data PATH")
 
 
 def find_data() -> Path:
@@ -153,6 +170,10 @@ def train(run: Path | None, args, state: dict) -> int:
             fit(run, args, state, start, teachers, training, validation, sha256, share)
         except KeyboardInterrupt:
             return interrupted(run, args)
+        except OSError as error:
+            print(f"\ntrain.py: {error}", file=sys.stderr)
+            interrupted(run, args)
+            return 2
     if args.distribute:
         part(share)
     if share.process:
@@ -221,7 +242,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
                 validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
                 callbacks=[*make_callbacks(run, args, state, sha256, size), ctrl_c],
                 shuffle=False,  # make_batches has done it
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0,  # the callbacks say it
             )
         state = read_state(run)  # what follows goes on as a resumed run does
         if state["stopped"]:
@@ -355,6 +376,12 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
     """Return Keras's callbacks and, last, the one that keeps the run's files whole and their state for a resume."""
     from keras import callbacks
 
+    class Progress(callbacks.ProgbarLogger):
+        """Counts the epochs of the whole training, where fit's own would count to the end of the stage."""
+
+        def set_params(self, params):
+            super().set_params(params | {"epochs": args.epochs, "verbose": 1 if sys.stdout.isatty() else 2})
+
     checkpoint = callbacks.ModelCheckpoint(run / BEST_PARTIAL, monitor="val_accuracy", mode="max", save_best_only=True)
     counters, schedule = {"best": checkpoint}, []
     if args.schedule == "plateau":
@@ -371,7 +398,8 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
             plain=int(epoch >= plain),
         )
     )  # fmt: skip
-    return [*schedule, *counters.values(), settings, history, make_run_keeper(run, args, state, counters, sha256)]
+    keeper = make_run_keeper(run, args, state, counters, sha256)
+    return [*schedule, Progress(), *counters.values(), settings, history, keeper]
 
 
 def interrupted(run: Path, args) -> int:
@@ -379,11 +407,11 @@ def interrupted(run: Path, args) -> int:
     state = read_state(run) if (run / STATE).exists() else None
     if state and state["finished"]:
         print("\nStopped before the report was whole; the model is ready. For the report:")
-        print(f"python train.py --data {args.data} --evaluate --model {run / BEST}")
+        print(command("train.py", "--data", args.data, "--evaluate", "--model", run / BEST))
     elif state:
         print(f"\nStopped. The best model so far is {run / BEST}, the curves are {run / 'curves.png'}.")
-        print(f"Go on with:  python train.py --resume {run}")
-        print(f"Try it with: python main.py --model {run / BEST}")
+        print(f"Go on with:  {command('train.py', '--resume', run)}")
+        print(f"Try it with: {command('main.py', '--model', run / BEST)}")
     else:
         print("\nStopped before the first epoch was finished; nothing is kept.")
         shutil.rmtree(run)
@@ -405,16 +433,22 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
     save_model(classifier.model, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
     if args.fraction < 1:
-        print(f"Trained on a part of the data, so {args.output} stays. Try it: python main.py --model {run / BEST}")
+        try_it = command("main.py", "--model", run / BEST)
+        print(f"Trained on a part of the data, so {args.output} stays. Try it: {try_it}")
     else:
         publish(run / BEST, args.output)
-        print(f"{args.output} is ready: python main.py")
+        print(f"{args.output} is ready: {command('main.py', *model_option(args.output))}")
     write_json(run / STATE, read_state(run) | {"finished": True})
     for file in (*run.glob("backup-*.keras"), run / SELF_TEACHER):
         file.unlink(missing_ok=True)
     draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
-    make_report(run, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
+    make_report(run, run / BEST, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
+
+
+def model_option(path: Path) -> list:
+    """Return what main.py must be told to use a model: nothing where it is the one that it takes by itself."""
+    return [] if path.resolve() == Path(__file__).resolve().with_name(BEST) else ["--model", path]
 
 
 def calibrate(path: Path, training, validation) -> tuple:
@@ -448,13 +482,17 @@ def fit_batch_normalization(model, training) -> None:
     measure_batch_normalization(model, faces)
 
 
-def make_report(run: Path, classifier, dataset, split: str, history=None) -> None:
-    """Write report.md, its pictures and scorecard.json into a run folder, and say what is in them."""
+def make_report(run: Path, path: Path, classifier, dataset, split: str, history=None) -> None:
+    """Write report.md, its pictures and scorecard.json on a model's file into a run folder; say what is in them."""
     from evaluate import score_table
     from report import write_report
 
     print(f"Evaluating on {split}, which takes a few minutes ...", flush=True)
-    card = write_report(run, classifier, dataset.splits, split, dataset.notes, history)
+    origin = {
+        "model": str(path), "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "data": dataset.source, "data_sha256": dataset.sha256(), "date": time.strftime("%Y-%m-%d %H:%M"),
+    }  # fmt: skip
+    card = write_report(run, classifier, dataset.splits, split, origin, dataset.notes, history)
     low, high = card["accuracy_interval_95"]
     print(f"{split}, n = {card['n']:,}: accuracy {card['accuracy']:.2%} ({low:.2%} to {high:.2%}), single crop")
     print(f"{score_table(card)}\nReport: {run / 'report.md'}, for programs: {run / 'scorecard.json'}")
@@ -473,10 +511,10 @@ def score_model(args) -> int:
     print(dataset.summary())
     if args.split not in dataset.splits:
         raise TrainError(f"{args.data} has no {args.split}. Choose another --split, or the whole data set.")
-    run = new_run(args)
+    run = new_run(argparse.Namespace(data=args.data, model=args.model, split=args.split, start=None))
     curves = args.model.with_name("history.csv")  # there where the model is still in the folder of its training
     history = pd.read_csv(curves) if curves.exists() else None
-    make_report(run, classifier, dataset, args.split, history)
+    make_report(run, args.model, classifier, dataset, args.split, history)
     return 0
 
 
@@ -492,7 +530,7 @@ def export_model(args) -> int:
     dataset = data.load_fer2013(args.data)
     print(f"{dataset.summary()}\nConverting {args.model} and comparing, about a minute ...", flush=True)
     print(export(classifier, args.model, dataset, args.export))
-    print(f"{args.export} is ready: python main.py --model {args.export}")
+    print(f"{args.export} is ready: {command('main.py', '--model', args.export)}")
     return 0
 
 

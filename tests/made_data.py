@@ -22,9 +22,9 @@ def make_rows(per_class=(10, 2, 2), seed=0) -> list[tuple[int, np.ndarray, str]]
     return rows
 
 
-def write_csv(path: Path, rows, columns=("emotion", "pixels", "Usage"), separator=",") -> Path:
+def write_csv(path: Path, rows, columns=("emotion", "pixels", "Usage"), separator=",", header=None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [separator.join(columns)]
+    lines = [header or separator.join(columns)]
     for label, face, usage in rows:
         cells = {"emotion": str(label), "pixels": " ".join(map(str, face.ravel())), "Usage": usage}
         lines.append(",".join(cells[name] for name in columns))

@@ -27,6 +27,7 @@ LAYOUTS = {
     "fer2013.csv": lambda tmp: write_csv(tmp / "fer2013.csv", ROWS),
     "fer2013.csv.gz": lambda tmp: gzipped(write_csv(tmp / "fer2013.csv", ROWS)),
     "icml_face_data.csv": lambda tmp: write_csv(tmp / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", "),
+    "quoted names": lambda tmp: write_csv(tmp / "a.csv", ROWS, header='"emotion","pixels","Usage"'),
     "a folder with the csv": lambda tmp: write_csv(tmp / "any name.csv", ROWS).parent,
     "the csv one level down": lambda tmp: write_csv(tmp / "archive" / "fer2013.csv", ROWS).parent.parent,
     "image folders": lambda tmp: write_folders(tmp / "images", ROWS),
@@ -174,6 +175,8 @@ def truncated_gzip(tmp):
 DAMAGES = {
     "missing": (lambda tmp: tmp / "nowhere.csv", "There is no data at"),
     "empty folder": (lambda tmp: tmp, "Nothing of FER-2013 was found"),
+    "a tar": (lambda tmp: shutil.move(write_csv(tmp / "a.csv", ROWS), tmp / "fer2013.tar.gz"), "Unpack it"),
+    "row long": (replace_cell(slice(3, None), ["x", "y"]), "Expected 3 fields in line 3, saw 5"),
     "another table": (with_file("x.csv", b"a,b\n1,2\n", lambda tmp: None), "Nothing of FER-2013"),
     "too bright": (replace_cell(1, pixels("300")), "row 3: a pixel is 300, outside 0 to 255"),
     "negative": (replace_cell(1, pixels("-1")), "row 3: a pixel is -1"),

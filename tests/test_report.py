@@ -61,7 +61,9 @@ def reported(tmp_path_factory, splits, model_file):
         "epoch": epochs, "accuracy": 0.3 + 0.1 * epochs, "loss": 2 - 0.3 * epochs,
         "val_accuracy": [0.3, 0.5, 0.4], "val_loss": [2, 1.5, 1.8], "learning_rate": [1e-3, 1e-3, 5e-4],
     })  # fmt: skip
-    card = report.write_report(run, load_classifier(model_file), splits, "PublicTest", ["A note on the data."], history)
+    origin = {"model": "x.keras", "model_sha256": "ab" * 32, "data": "d.csv", "data_sha256": "cd" * 32, "date": "1.1."}
+    notes = ["A note on the data."]
+    card = report.write_report(run, load_classifier(model_file), splits, "PublicTest", origin, notes, history)
     return run, card
 
 
@@ -198,7 +200,7 @@ def test_a_shifted_box_is_a_tenth_away():
 def test_a_missing_cascade_is_said_in_a_sentence(monkeypatch, tmp_path, splits, model_file):
     monkeypatch.setattr(live_path, "CASCADE", tmp_path / "none.xml")
     with pytest.raises(report.ReportError, match="no cascade"):
-        report.write_report(tmp_path, load_classifier(model_file), splits, "PublicTest")
+        report.write_report(tmp_path, load_classifier(model_file), splits, "PublicTest", {})
     assert not list(tmp_path.iterdir())
 
 

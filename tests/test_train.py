@@ -133,7 +133,7 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     output = ""
     for line in process.stdout:
         output += line
-        if line.startswith("Epoch 4/4"):  # the second in which the network teaches itself
+        if line.startswith("Epoch 4/5"):  # the second in which the network teaches itself
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert "Go on with" in output
@@ -165,6 +165,48 @@ def test_ctrl_c_after_the_last_epoch_loses_nothing(finished, tmp_path, monkeypat
     described = [json.loads(path.read_text()) for path in (folder / "other.json", finished / "best_model.json")]
     assert described[0]["calibration"] == described[1]["calibration"]
     assert described[0]["calibration"]["temperature"] != 1
+
+
+def test_a_resume_takes_the_latest_run_that_is_not_finished(tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "finish", stop)
+        assert train.main(["--data", "fer2013.csv", "--epochs", "1"]) == 130
+    unfinished = the_run(folder)
+    for _ in range(2):
+        assert train.main(["--data", "fer2013.csv", "--epochs", "1", "--output", "my model.keras"]) == 0
+        assert 'is ready: python main.py --model "my model.keras"' in capsys.readouterr().out
+    assert "leave --epochs out" in refused(capsys, "--resume", "--epochs", "9")
+    (folder / "my model.previous.keras").write_bytes(b"an older model")
+    assert train.main(["--resume", "--output", "my model.keras"]) == 0
+    assert json.loads((unfinished / "state.json").read_text())["finished"]
+    assert (unfinished / "displaced.keras").read_bytes() == b"an older model"  # nothing is lost
+    assert "no unfinished run" in refused(capsys, "--resume")
+
+
+def test_a_full_disk_ends_in_a_sentence_and_a_run_to_go_on_with(finished, tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    save, saved = keras.Model.save, []
+
+    def full(model, path, *args, **kwargs):
+        saved.append(path)
+        if len(saved) > 5:
+            raise OSError(28, "No space left on device")
+        save(model, path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save", full)
+        assert train.main(OPTIONS) == 2
+    output = capsys.readouterr()
+    assert "No space left on device" in output.err and "Go on with" in output.out
+    assert train.main(["--resume"]) == 0
+    assert_same_training(folder, finished)
 
 
 def test_a_half_written_model_that_a_kill_left_is_no_best_model(tmp_path):
@@ -360,7 +402,10 @@ def refused(capsys, *options):
 def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "kaggle.com" in refused(capsys)
-    assert "no run to resume" in refused(capsys, "--resume")
+    (tmp_path / "runs").touch()
+    assert "runs" in refused(capsys, "--data", finished / "fer2013.csv", "--epochs", "1")
+    (tmp_path / "runs").unlink()
+    assert "no unfinished run" in refused(capsys, "--resume")
     assert "cannot be resumed" in refused(capsys, "--resume", "runs/nothing")
     assert "There is no data" in refused(capsys, "--data", "nowhere.csv")
     csv = finished / "fer2013.csv"
