@@ -125,12 +125,14 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     stages = [(epoch, f" {sizes.max()} pixels", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
     stages += [(epoch, " taught by itself", "left", 0.91) for epoch in epochs[taught.diff() > 0]]
     stages += [(epoch, "plain faces → ", "right", 0.84) for epoch in epochs[plain.diff() > 0]]
+    with_teacher = history.get("taught", taught).any()  # then "right" is what label and teacher say together
+    measured = "augmented; where taught, against\nlabels and teacher" if with_teacher else "augmented, with dropout"
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for epoch in () if always else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")
         for epoch, *_ in stages:
             axis.axvline(epoch - 0.5, color=GRAY, linewidth=0.8)
-        axis.plot(epochs, history[name], color=BLUE, linestyle="--", label="training (augmented, with dropout)")
+        axis.plot(epochs, history[name], color=BLUE, linestyle="--", label=f"training ({measured})")
         axis.plot(epochs, history["val_" + name], color=ORANGE, label="validation")
         axis.plot(epochs[best], history["val_" + name][best], "o", color=ORANGE)
         axis.set(xlabel="epoch", ylabel="accuracy" if name == "accuracy" else "loss (cross-entropy, nats)")

@@ -333,10 +333,11 @@ def read_history(history: pd.DataFrame) -> list[str]:
     lines = [
         f"Best epoch: {best['epoch'] + 1:.0f} of {epochs}, with {best['val_accuracy']:.1%} of the validation faces "
         f"right (loss {best['val_loss']:.3f}); training stood at {best['accuracy']:.1%} (loss {best['loss']:.3f}).",
-        _read_gap(best["accuracy"] - best["val_accuracy"]),
-        _read_progress(history),
+        _read_gap(best["accuracy"] - best["val_accuracy"], bool(best.get("taught", 0))),
     ]
     stage = figures.last_stage(history)
+    if len(stage) >= min(len(history), 6):  # a step between stages says nothing on convergence
+        lines.append(_read_progress(stage))
     lowest = stage.loc[stage["val_loss"].idxmin()]
     rise = last["val_loss"] - lowest["val_loss"]
     if rise > 0.02 and last["loss"] < min(lowest["loss"], last["val_loss"]):
@@ -399,7 +400,12 @@ def _read_plain(history: pd.DataFrame) -> list[str]:
             "what was learnt; the best of these epochs is kept."]  # fmt: skip
 
 
-def _read_gap(gap: float) -> str:
+def _read_gap(gap: float, taught: bool) -> str:
+    if taught:
+        return (
+            "Training counts as right what labels and teachers say together, on changed faces, so its distance from "
+            "validation says nothing on overfitting; best_model.json has the accuracy on the training faces unchanged."
+        )
     if gap < 0:
         return (
             f"Validation stands {-gap * 100:.1f} points above training: training is measured on augmented faces with "

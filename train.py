@@ -396,6 +396,7 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
         on_epoch_end=lambda epoch, logs: logs.update(
             face_pixels=size, augmentation=augmentation_share(epoch, args), self_taught=int(alone <= epoch < plain),
             plain=int(epoch >= plain),
+            taught=int(bool(args.teacher) or (args.self_taught_epochs > 0 and epoch >= alone)),
         )
     )  # fmt: skip
     keeper = make_run_keeper(run, args, state, counters, sha256)

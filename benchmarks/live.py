@@ -136,13 +136,11 @@ def main(argv=None):
                 stages = [np.array(summary.milliseconds[stage]) for stage in ("reading", "detecting", "classifying")]
                 tail = np.percentile(stages[1] + stages[2], 95)
                 seen = sum(summary.labels.values()) / summary.frames
-                results.append(
-                    [usual, rate, rate / usual, *(np.median(stage) for stage in stages), tail, seen, usual_faces]
-                )
-            usual, rate, ratio, read, detect, classify, tail, seen, usual_seen = np.median(results, axis=0)
+                results.append([usual, rate, *(np.median(stage) for stage in stages), tail, seen, usual_faces])
+            usual, rate, read, detect, classify, tail, seen, usual_seen = np.median(results, axis=0)
             print(
-                f"{name:11} {faces:5} {usual:7.1f} {rate:9.1f} {ratio:7.1f} {read:6.1f} {detect:7.1f} {classify:9.1f} "
-                f"{tail:12.1f} ms {seen:12.2f} ({usual_seen:.2f})",
+                f"{name:11} {faces:5} {usual:7.1f} {rate:9.1f} {rate / usual:7.1f} {read:6.1f} {detect:7.1f} "
+                f"{classify:9.1f} {tail:12.1f} ms {seen:12.2f} ({usual_seen:.2f})",
                 flush=True,
             )
     return 0

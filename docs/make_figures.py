@@ -112,8 +112,13 @@ def describe_group(layers: list) -> dict:
 def residual_lines(layers: list) -> list[str]:
     """Return a residual block in short: its two convolutions, the weighting of channels, the shortcut."""
     convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D" and layer.kernel_size == (3, 3)]
-    named = [f"conv 3×3, {layer.filters}" for layer in convolutions]
-    return [named[0], "batch norm", "ReLU", named[1], "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
+    first, second = (f"conv 3×3, {layer.filters}" + step(layer) for layer in convolutions)
+    return [first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
+
+
+def step(convolution) -> str:
+    """Return by how much a convolution shrinks its maps, as diagrams of residual networks write it."""
+    return f", /{convolution.strides[0]}" if convolution.strides[0] > 1 else ""
 
 
 def lines(layers: list) -> list[str]:
@@ -125,8 +130,7 @@ def lines(layers: list) -> list[str]:
     for layer in layers:
         kind = type(layer).__name__
         if kind == "Conv2D":
-            step = f", step {layer.strides[0]}" if layer.strides[0] > 1 else ""
-            result.append(f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}{step}")
+            result.append(f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}" + step(layer))
         elif kind == "Dense":
             result.append(f"dense {layer.units}")
         elif "Dropout" in kind:

@@ -369,8 +369,8 @@ def test_a_pause_does_not_count_as_slowness(run, monkeypatch, tmp_path, demo):
     monkeypatch.setattr(overlay, "draw_status", lambda image, text: rates.append(int(text.removesuffix(" fps"))))
     install(monkeypatch, scripted_window([""] * 20 + [" "] + [""] * 100 + [" "] + [""] * 20))  # three seconds
     _, out, _ = run("--source", write_video(tmp_path / "a.mp4", demo[:40]))
-    assert min(rates) >= 20  # of 30
-    assert float(re.search(r"40 frames, ([\d.]+) frames a second", out)[1]) > 20
+    assert min(rates) >= 10  # of 30; with the pause it would be 5
+    assert float(re.search(r"40 frames, ([\d.]+) frames a second", out)[1]) > 12  # with the pause it would be 9
 
 
 def test_m_leaves_every_face_its_id(run, monkeypatch, tmp_path, demo):
@@ -401,7 +401,7 @@ def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
     install(monkeypatch, Slow)
     run("--source", film)
     assert len(stamps) == 30
-    assert stamps[-1] - stamps[1] == pytest.approx(28 / 15, abs=0.15)
+    assert -0.1 < stamps[-1] - stamps[1] - 28 / 15 < 0.4  # 0.56 if the time of showing came on top
 
 
 def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):

@@ -131,6 +131,8 @@ def test_the_curves_are_read_from_their_numbers():
     warmed = " ".join(report.read_history(history([0.2] * 4, [0.2] * 4, rates=[1e-3, 2e-3, 1e-3, 1e-5])))
     assert "highest in epoch 2, 2.0e-03, and fell epoch by epoch after it, to 1.0e-05" in warmed
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
+    taught = " ".join(report.read_history(history([0.3] * 9, [0.2] * 9).assign(taught=1, plain=[0] * 7 + [1] * 2)))
+    assert "labels and teachers" in taught and "points" not in taught  # nor a word on convergence over two stages
     sharpened = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 4e-4]).assign(plain=[0, 0, 1])
     text = " ".join(report.read_history(sharpened))
     assert "Best epoch: 3 of 3" in text

@@ -103,6 +103,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     assert np.allclose(history["augmentation"], [1, 0.5, 1, 0.3, 0])
     assert history["self_taught"].tolist() == [0, 0, 1, 1, 0]
     assert history["plain"].tolist() == [0, 0, 0, 0, 1]
+    assert history["taught"].tolist() == [0, 0, 1, 1, 1]
     assert description["training"]["arguments"]["mixed_precision"] == model.prefers_bfloat16()
     assert description["training"]["best_epoch"] == 5  # the plain one, however it scored
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
