@@ -147,8 +147,8 @@ def _csv_columns(file) -> list[str] | None:
         return None
     try:
         with _open(file) as stream:
-            header = next(csv.reader([stream.readline(1000).decode("utf-8-sig")]), [])
-    except (UnicodeDecodeError, gzip.BadGzipFile):
+            header = next(csv.reader([stream.readline(1000).decode("utf-8-sig")], skipinitialspace=True), [])
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile):
         return None
     columns = [name.strip().lower() for name in header]
     return columns if {"emotion", "pixels"} <= set(columns) else None

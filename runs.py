@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -33,9 +34,12 @@ def new_run(args) -> Path:
 
 
 def trim_history(path: Path, epochs: int) -> None:
-    """Drop the lines of epochs that a crash left in the history but not in the backup."""
+    """Drop the lines of epochs that a crash left in the history but not in the backup.
+
+    And the empty ones that Keras writes between them on Windows.
+    """
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
         partial = path.with_suffix(".partial.csv")
         partial.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
         put_in_place(partial, path)
@@ -72,8 +76,9 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
             if (run / BEST_PARTIAL).exists():
                 save_plain(self.model, args.arch, run / BEST_PARTIAL)
                 put_in_place(run / BEST_PARTIAL, run / BEST)
-            draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
             self.back_up(epoch + 1)
+            with contextlib.suppress(OSError):  # on Windows a viewer may hold the picture
+                draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
 
         def back_up(self, epochs: int):
             backup = f"backup-{epochs:03d}.keras"
@@ -91,7 +96,8 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
             write_json(run / STATE, new)
             for old in run.glob("backup-*.keras"):
                 if old.name != backup:
-                    old.unlink()
+                    with contextlib.suppress(OSError):  # the next epoch tries again
+                        old.unlink()
 
     return RunKeeper()
 
@@ -129,8 +135,16 @@ def save_model(model, path: Path) -> None:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Move a written file to where an older one may be, in one step."""
+    """Move a written file to where an older one may be, in one step.
+
+    On Windows a virus scanner may hold a new file for a moment, and a viewer an old one: it is tried a few times.
+    """
     flush(partial)
+    for wait_seconds in (0.1, 0.3, 0.9):
+        with contextlib.suppress(PermissionError):
+            partial.replace(path)
+            return
+        time.sleep(wait_seconds)
     partial.replace(path)
 
 
@@ -158,8 +172,9 @@ def publish(best: Path, output: Path) -> None:
 
 
 def command(*words) -> str:
-    """Return a command as it can be pasted into a shell, with quotes where a path has spaces."""
-    return subprocess.list2cmdline(["python", *map(str, words)])
+    """Return a command as it can be pasted into a shell, with quotes where a path needs them."""
+    words = ["python", *map(str, words)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def describe(model, run: Path, args, dataset, training_count: int, sha256: str) -> dict:

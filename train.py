@@ -120,8 +120,9 @@ def latest_run() -> Path:
     """Return the run that was worked on last, of those that are not finished."""
     states = sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for state in states:
-        if not json.loads(state.read_text(encoding="utf-8"))["finished"]:
-            return state.parent
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one is none to go on from
+            if not read_state(state.parent)["finished"]:
+                return state.parent
     raise TrainError("There is no unfinished run in runs/. Start one with: python train.py --data PATH")
 
 
@@ -232,7 +233,8 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         if state and first_epoch in (small, plain):
             state = state | {"counters": {}}
         batches = stage_batches(args, training, targets, teachers, first_epoch, size, steps)
-        with ctrl_c_between_steps() as ctrl_c:
+        callbacks = make_callbacks(run, args, state, sha256, size)
+        with ctrl_c_between_steps() as ctrl_c, closing_files(callbacks):
             model.fit(
                 share.of_batches(batches),
                 steps_per_epoch=steps,
@@ -240,7 +242,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
                 initial_epoch=first_epoch,
                 validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
                 validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
-                callbacks=[*make_callbacks(run, args, state, sha256, size), ctrl_c],
+                callbacks=[*callbacks, ctrl_c],
                 shuffle=False,  # make_batches has done it
                 verbose=0,  # the callbacks say it
             )
@@ -372,6 +374,17 @@ def ctrl_c_between_steps():
         signal.signal(signal.SIGINT, usual)
 
 
+@contextlib.contextmanager
+def closing_files(callbacks: list):
+    """Close the history that Keras leaves open where a training is cut short: Windows deletes no open file."""
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            if getattr(callback, "csv_file", None):
+                callback.csv_file.close()
+
+
 def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list:
     """Return Keras's callbacks and, last, the one that keeps the run's files whole and their state for a resume."""
     from keras import callbacks
@@ -415,7 +428,7 @@ def interrupted(run: Path, args) -> int:
         print(f"Try it with: {command('main.py', '--model', run / BEST)}")
     else:
         print("\nStopped before the first epoch was finished; nothing is kept.")
-        shutil.rmtree(run)
+        shutil.rmtree(run, ignore_errors=True)
     return 130
 
 

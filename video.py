@@ -208,7 +208,7 @@ class Camera:
             raise VideoError(_why_silent(address, opened))
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 0.0
         self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._start_seconds = self._changed_seconds = time.monotonic()
+        self._start_seconds = self._changed_seconds = time.perf_counter()
         self._newest = Frame(image, 0.0, 0)
         self._fault = ""
         self._failed_reads = 0
@@ -225,7 +225,7 @@ class Camera:
                 fresh = self._keep(image)
                 wait_seconds = FIRST_WAIT_SECONDS if fresh else wait_seconds
             self._failed_reads = 0 if read else self._failed_reads + 1
-            frozen = isinstance(self.address, int) and time.monotonic() - self._changed_seconds > FROZEN_SECONDS
+            frozen = isinstance(self.address, int) and time.perf_counter() - self._changed_seconds > FROZEN_SECONDS
             if self._failed_reads >= FAILED_READS or (read and frozen):
                 what = "sends the same picture all the time" if read else "sends no picture"
                 self._fault = f"{self.name} {what}: connecting again"
@@ -240,7 +240,7 @@ class Camera:
 
     def _keep(self, image) -> bool:
         """Make an image the newest one; return whether it differs from the last."""
-        now = time.monotonic()
+        now = time.perf_counter()
         fresh = not np.array_equal(image, self._newest.image)
         if fresh:
             self._changed_seconds, self._fault = now, ""
@@ -257,7 +257,7 @@ class Camera:
             with self._news:
                 if self._newest is shown:
                     self._news.wait(1 / FAULT_FPS)
-            silent_seconds = time.monotonic() - self._start_seconds - shown.time_seconds
+            silent_seconds = time.perf_counter() - self._start_seconds - shown.time_seconds
             if self._newest is not shown:
                 shown = self._newest
                 yield shown
@@ -313,6 +313,8 @@ def _why_silent(address, opened: bool) -> str:
         return (
             f"Camera {address} ({device}) is busy or not permitted to you: close other programs that use it. {answer}"
         )
+    if not others and sys.platform == "darwin":  # where a camera that is not permitted is none
+        answer += " Allow this terminal to use it (System Settings, Privacy & Security, Camera) and start again."
     return f"There is no camera {address}. {answer} Without a camera, try: python main.py --source demo"
 
 

@@ -66,6 +66,13 @@ def test_every_layout_gives_the_same_faces_and_labels(layout, tmp_path):
     assert sorted(tmp_path.rglob("*")) == files  # nothing unpacked beside it
 
 
+def test_other_tables_in_the_folder_are_passed_over(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"a,b\r1,2\r")
+    (tmp_path / "b.csv").write_bytes(b"a\0,b\n")
+    write_csv(tmp_path / "c.csv", ROWS, header='emotion, "pixels", Usage')
+    assert len(load_fer2013(tmp_path)["Training"]) == 70
+
+
 def test_the_table_that_names_its_splits_is_preferred(tmp_path):
     write_csv(tmp_path / "a.csv", ROWS[:70], ("emotion", "pixels"))
     write_csv(tmp_path / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", ")

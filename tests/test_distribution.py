@@ -111,6 +111,7 @@ def test_tensorflow_trains_on_two_devices(tmp_path):
 
 
 @needs("jax")
+@pytest.mark.skipif(sys.platform == "win32", reason="JAX has no gloo on Windows")
 def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

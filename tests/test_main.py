@@ -102,13 +102,14 @@ def test_a_picture_is_annotated(run, tmp_path, picture, demo, suffix):
 def test_a_folder_is_worked_through(run, tmp_path, demo):
     folder = tmp_path / "folder"
     folder.mkdir()
+    quote = "'" if os.name == "nt" else '"'  # Windows allows no other in a name
     for i, image in enumerate([demo[0], np.zeros((100, 100, 3), np.uint8), np.hstack([demo[0], demo[0]])]):
-        cv2.imwrite(str(folder / f'{i}, "a".png'), image)
+        cv2.imwrite(str(folder / f"{i}, {quote}a{quote}.png"), image)
     (folder / "1a.png").write_text("no picture")
     status, out, _ = run("--source", folder, "--no-window", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
     table = pd.read_csv(tmp_path / "x.csv")
     assert status == 0 and list(table["frame"]) == [0, 2, 2] and list(table["face"]) == [1, 1, 2]
-    assert list(table["picture"]) == ['0, "a".png', '2, "a".png', '2, "a".png']
+    assert list(table["picture"]) == [f"{i}, {quote}a{quote}.png" for i in (0, 2, 2)]
     assert "67% of the frames show a face" in out
     assert len(read_video(tmp_path / "x.mp4")[0]) == 3
 

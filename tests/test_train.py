@@ -141,7 +141,7 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     run = the_run(folder)
     assert (folder / "best_model.keras").read_bytes() == b"an older model"
     load_classifier(run / "best_model.keras")
-    assert len(pd.read_csv(run / "history.csv")) == 3
+    assert len(pd.read_csv(run / "history.csv")) in (3, 4)  # the fourth may be over by then
     monkeypatch.chdir(folder)
     assert train.main(["--resume"]) == 0
     assert_same_training(folder, finished)
@@ -181,9 +181,11 @@ def test_a_resume_takes_the_latest_run_that_is_not_finished(tmp_path, monkeypatc
     unfinished = the_run(folder)
     for _ in range(2):
         assert train.main(["--data", "fer2013.csv", "--epochs", "1", "--output", "my model.keras"]) == 0
-        assert 'is ready: python main.py --model "my model.keras"' in capsys.readouterr().out
+        assert f"is ready: {runs.command('main.py', '--model', 'my model.keras')}" in capsys.readouterr().out
     assert "leave --epochs out" in refused(capsys, "--resume", "--epochs", "9")
     (folder / "my model.previous.keras").write_bytes(b"an older model")
+    (folder / "runs" / "damaged").mkdir()
+    (folder / "runs" / "damaged" / "state.json").write_text("")
     assert train.main(["--resume", "--output", "my model.keras"]) == 0
     assert json.loads((unfinished / "state.json").read_text())["finished"]
     assert (unfinished / "displaced.keras").read_bytes() == b"an older model"  # nothing is lost
@@ -208,6 +210,33 @@ def test_a_full_disk_ends_in_a_sentence_and_a_run_to_go_on_with(finished, tmp_pa
     assert "No space left on device" in output.err and "Go on with" in output.out
     assert train.main(["--resume"]) == 0
     assert_same_training(folder, finished)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize("name", ["fer2013 (1).zip", "my $5 model.keras", "it's.keras", "a&b.keras"])
+def test_commands_can_be_pasted(name):
+    pasted = runs.command("x", name).replace("python", "printf %s\\\\n", 1)
+    assert subprocess.run(["sh", "-c", pasted], capture_output=True, text=True).stdout == f"x\n{name}\n"
+
+
+def test_the_history_that_keras_writes_on_windows_keeps_its_epochs(tmp_path):
+    (tmp_path / "history.csv").write_bytes(b"epoch,loss\r\r\n0,3\r\r\n1,2\r\r\n2,1\r\r\n")
+    runs.trim_history(tmp_path / "history.csv", 2)
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [0, 1]
+
+
+def test_a_file_that_is_held_for_a_moment_is_put_in_place_later(tmp_path, monkeypatch):
+    replace, tries = Path.replace, []
+
+    def held(self, target):
+        tries.append(target)
+        if len(tries) < 3:
+            raise PermissionError(13, "held")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    runs.write_json(tmp_path / "a.json", {"a": 1})
+    assert len(tries) == 3 and json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
 
 
 def test_a_half_written_model_that_a_kill_left_is_no_best_model(tmp_path):

@@ -304,6 +304,13 @@ def test_a_missing_camera_where_there_is_none_points_to_the_demo(cameras):
         Camera(7)
 
 
+def test_on_a_mac_a_missing_camera_may_be_one_that_is_not_permitted(cameras, monkeypatch):
+    cameras()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(VideoError, match="Privacy & Security"):
+        Camera(0)
+
+
 def test_a_busy_camera_says_so(cameras, monkeypatch):
     cameras()
     monkeypatch.setattr(video, "Path", lambda _: SimpleNamespace(exists=lambda: True))
