@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -100,6 +101,45 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
                         old.unlink()
 
     return RunKeeper()
+
+
+@contextlib.contextmanager
+def ctrl_c_between_steps():
+    """Hold Ctrl-C back until a step is over, for within one it can get lost in TensorFlow; a second one stops at once.
+
+    Gives the callback that passes it on.
+    """
+    from keras import callbacks
+
+    pressed = []
+
+    def note(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, usual)
+
+    def pass_on(number, logs=None):
+        if pressed:
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
+        pass_on(None)  # pressed after the last step
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+@contextlib.contextmanager
+def closing_files(callbacks: list):
+    """Close the history that Keras leaves open where a training is cut short: Windows deletes no open file."""
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            if getattr(callback, "csv_file", None):
+                callback.csv_file.close()
 
 
 def dropout_seeds(model) -> list:

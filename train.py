@@ -15,7 +15,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -27,7 +26,9 @@ from runs import (
     BEST_PARTIAL,
     RUNS,
     STATE,
+    closing_files,
     command,
+    ctrl_c_between_steps,
     describe,
     make_run_keeper,
     new_run,
@@ -344,45 +345,6 @@ def load_backup(path: Path):
         return keras.saving.load_model(path)
     except (OSError, ValueError) as error:
         raise TrainError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
-
-
-@contextlib.contextmanager
-def ctrl_c_between_steps():
-    """Hold Ctrl-C back until a step is over, for within one it can get lost in TensorFlow; a second one stops at once.
-
-    Gives the callback that passes it on.
-    """
-    from keras import callbacks
-
-    pressed = []
-
-    def note(number, frame):
-        pressed.append(number)
-        signal.signal(signal.SIGINT, usual)
-
-    def pass_on(number, logs=None):
-        if pressed:
-            raise KeyboardInterrupt
-
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
-        pass_on(None)  # pressed after the last step
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-@contextlib.contextmanager
-def closing_files(callbacks: list):
-    """Close the history that Keras leaves open where a training is cut short: Windows deletes no open file."""
-    try:
-        yield
-    finally:
-        for callback in callbacks:
-            if getattr(callback, "csv_file", None):
-                callback.csv_file.close()
 
 
 def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list:
