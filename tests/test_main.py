@@ -632,25 +632,25 @@ def long_film(tmp_path_factory, demo):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(
-    ("number", "ctrl_c"),
+    ("name", "ctrl_c"),
     [
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGTERM, signal.default_int_handler),
-        (signal.SIGTERM, signal.SIG_IGN),  # as a shell's background job gets it
-        (signal.SIGHUP, signal.default_int_handler),  # the terminal was closed
-    ]
-    if os.name != "nt"
-    else [],
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_IGN),  # as a shell's background job gets it
+        ("SIGHUP", signal.default_int_handler),  # the terminal was closed
+    ],
 )
-def test_files_are_whole_after_a_signal(tmp_path, network, long_film, number, ctrl_c):
+def test_files_are_whole_after_a_signal(tmp_path, network, long_film, name, ctrl_c):
     log, output = tmp_path / "x.csv", tmp_path / "x.mp4"
-    inherited = signal.signal(signal.SIGINT, ctrl_c)
+    handlers = {signal.SIGINT: ctrl_c, signal.SIGHUP: signal.SIG_DFL}  # whatever these tests were started under
+    inherited = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         process = start("--source", long_film, "--no-window", "--log", log, "--output", output, network=network)
     finally:
-        signal.signal(signal.SIGINT, inherited)
+        for number, handler in inherited.items():
+            signal.signal(number, handler)
     wait_until(lambda: log.exists() and log.stat().st_size > 3000)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err == "" and "frames a second" in out
     assert len(read_video(output)[0]) > 10
