@@ -41,6 +41,10 @@ def run_script(folder, *options, code=None, **kwargs):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170, **kwargs)
 
 
+def press_ctrl_c(*args):
+    raise KeyboardInterrupt
+
+
 def made_folder(folder):
     write_csv(folder / "fer2013.csv", make_rows((8, 4, 2)))
     return folder
@@ -151,14 +155,11 @@ def test_ctrl_c_after_the_last_epoch_loses_nothing(finished, tmp_path, monkeypat
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
 
-    def stop(*args):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(report, "score_splits", stop)
+        patch.setattr(report, "score_splits", press_ctrl_c)
         assert train.main(OPTIONS) == 130
     assert "Go on with" in capsys.readouterr().out
-    monkeypatch.setattr(train, "make_report", stop)
+    monkeypatch.setattr(train, "make_report", press_ctrl_c)
     assert train.main(["--resume", "--output", "other.keras"]) == 130
     assert f"--evaluate --model {the_run(folder).relative_to(folder) / 'best_model.keras'}" in capsys.readouterr().out
     pairs = zip(weights(folder / "other.keras"), weights(finished / "best_model.keras"), strict=True)
@@ -172,11 +173,8 @@ def test_a_resume_takes_the_latest_run_that_is_not_finished(tmp_path, monkeypatc
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
 
-    def stop(*args):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "finish", stop)
+        patch.setattr(train, "finish", press_ctrl_c)
         assert train.main(["--data", "fer2013.csv", "--epochs", "1"]) == 130
     unfinished = the_run(folder)
     for _ in range(2):
