@@ -155,7 +155,8 @@ def train(run: Path | None, args, state: dict) -> int:
         training = training[data.stratified(training.labels, args.fraction, args.seed)]
         print(f"Training on {len(training):,} of the faces.")
 
-    if not (state.get("stopped") or state.get("epochs", 0) >= args.epochs):  # else only the finish was cut short
+    fitted = state.get("stopped") or state.get("epochs", 0) >= args.epochs  # then only the finish was cut short
+    if not fitted:
         import_keras()  # where it is missing, that is said before anything is written
         if args.mixed_precision is None:
             args.mixed_precision = prefers_bfloat16()
@@ -168,22 +169,18 @@ def train(run: Path | None, args, state: dict) -> int:
         run = run or new_run(args)
         if soft_labels is not None:
             np.save(run / SOFT_LABELS, soft_labels)
-        try:
-            fit(run, args, state, start, teachers, training, validation, sha256, share)
-        except KeyboardInterrupt:
-            return interrupted(run, args)
-        except OSError as error:
-            print(f"\ntrain.py: {error}", file=sys.stderr)
-            interrupted(run, args)
-            return 2
-    if args.distribute:
-        part(share)
-    if share.process:
-        return 0
     try:
-        return finish(run, args, dataset, len(training), sha256)
+        if not fitted:
+            fit(run, args, state, start, teachers, training, validation, sha256, share)
+        if args.distribute:
+            part(share)
+        return 0 if share.process else finish(run, args, dataset, len(training), sha256)
     except KeyboardInterrupt:
         return interrupted(run, args)
+    except OSError as error:
+        print(f"\ntrain.py: {error}", file=sys.stderr)
+        interrupted(run, args)
+        return 2
 
 
 def shadow_run(run: Path | None) -> Path:

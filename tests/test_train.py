@@ -45,6 +45,10 @@ def press_ctrl_c(*args):
     raise KeyboardInterrupt
 
 
+def full_disk(*args):
+    raise OSError(28, "No space left on device")
+
+
 def made_folder(folder):
     write_csv(folder / "fer2013.csv", make_rows((8, 4, 2)))
     return folder
@@ -198,12 +202,17 @@ def test_a_full_disk_ends_in_a_sentence_and_a_run_to_go_on_with(finished, tmp_pa
     def full(model, path, *args, **kwargs):
         saved.append(path)
         if len(saved) > 5:
-            raise OSError(28, "No space left on device")
+            full_disk()
         save(model, path, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(keras.Model, "save", full)
         assert train.main(OPTIONS) == 2
+    output = capsys.readouterr()
+    assert "No space left on device" in output.err and "Go on with" in output.out
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "score_splits", full_disk)
+        assert train.main(["--resume"]) == 2
     output = capsys.readouterr()
     assert "No space left on device" in output.err and "Go on with" in output.out
     assert train.main(["--resume"]) == 0
