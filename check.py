@@ -43,7 +43,7 @@ def _packages(model_path: Path) -> str:
     """Compare what is installed with requirements.txt: all of it, or what this backend or a .tflite file needs."""
     if model_path.suffix == ".tflite" and importlib.util.find_spec("ai_edge_litert"):
         packages = ("ai-edge-litert", "opencv-python", "numpy")
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+        return ", ".join(f"{name} {_version(name)}" for name in packages)
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     install = f"run {sys.executable} -m pip install -r requirements.txt"
     try:
@@ -60,8 +60,8 @@ def _packages(model_path: Path) -> str:
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+            version = _version(requirement.name)
+        except ImportError:
             bad[str(requirement)] = f"{requirement.name} is missing"
             continue
         if requirement.specifier.contains(version):
@@ -73,6 +73,15 @@ def _packages(model_path: Path) -> str:
             install = f"run {sys.executable} -m pip install {' '.join(map(repr, bad))}"
         raise RuntimeError(f"{', '.join(bad.values())}: {install}")
     return ", ".join(good)
+
+
+def _version(package: str) -> str:
+    """Return what is installed, OpenCV from whichever of its packages. Raises `ImportError` where there is none."""
+    if package == "opencv-python":
+        import cv2
+
+        return cv2.__version__
+    return importlib.metadata.version(package)
 
 
 def _window() -> str:
@@ -137,7 +146,7 @@ def _model(path: Path) -> str:
     from video import Demo
 
     classifier = load_classifier(path)
-    cascade, demo = load_cascade(HERE / "haarcascade_frontalface_default.xml"), Demo()
+    cascade, demo = load_cascade(), Demo()
     named = set()
     for i in range(len(EMOTIONS)):
         gray = to_gray(demo.frame(round((i + 0.5) * demo.emotion_seconds * demo.fps)).image)

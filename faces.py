@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+CASCADE = Path(__file__).resolve().parent / "haarcascade_frontalface_default.xml"  # of frontal faces
 FACE_SIZE = 48  # pixels, width and height of a crop: what the network takes
 STILL_SIDE = 1280  # pixels: a picture is shrunk to this longer side before it is searched
 VIDEO_SIDE = 640  # pixels: the same for a frame of a video; faces from 4 % of it on are found
@@ -38,8 +39,11 @@ class CascadeError(ValueError):
     """A cascade file that cannot be used; the message says why and what to do."""
 
 
-def load_cascade(path) -> cv2.CascadeClassifier:
-    """Load a Haar cascade. One belongs to one thread. Raises `CascadeError` where the file is missing or is none."""
+def load_cascade(path=CASCADE) -> cv2.CascadeClassifier:
+    """Load a Haar cascade, by default the one that comes along; one belongs to one thread.
+
+    Raises `CascadeError` where the file is missing or is none.
+    """
     path = Path(path)
     if not path.is_file():
         raise CascadeError(f"There is no cascade at {path}. Restore the file, or point to one with --cascade PATH.")
@@ -56,7 +60,10 @@ def load_cascade(path) -> cv2.CascadeClassifier:
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """Return uint8 (height, width) of a BGR, BGRA or gray uint8 image."""
+    """Return uint8 (height, width) of a BGR, BGRA or gray uint8 image. Raises `ValueError` for any other."""
+    if getattr(image, "dtype", None) != np.uint8 or image.size == 0:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else image
+        raise ValueError(f"a picture must be uint8, 0..255, of one pixel or more; this is {found}.")
     if image.ndim == 2:
         return image
     channels = image.shape[2]
@@ -71,6 +78,8 @@ def crop_faces(gray: np.ndarray, boxes, tilts_degrees=None) -> np.ndarray:
     Haar's box is FER-2013's framing, so it is cut as it is. What lies beyond the frame is cut off. With
     `tilts_degrees` (n), as `find_tilt` gives them, each face is turned back around its middle.
     """
+    if gray.dtype != np.uint8 or gray.ndim != 2:
+        raise ValueError(f"faces are cut out of uint8 (height, width), see to_gray, not {gray.dtype} {gray.shape}.")
     crops = np.empty((len(boxes), FACE_SIZE, FACE_SIZE, 1), np.uint8)
     for i, box in enumerate(boxes):
         tilt = tilts_degrees[i] if tilts_degrees is not None else 0.0
@@ -211,7 +220,7 @@ class Face:
     box: tuple[int, int, int, int]
     looked_seconds: float
     seen_seconds: float
-    exact: np.ndarray = field(repr=False)  # (4,) centre x, centre y, width, height, calmed
+    exact: np.ndarray | None = field(repr=False)  # (4,) centre x, centre y, width, height, calmed; None in a still
 
     @property
     def in_view(self) -> bool:

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 
 from evaluate import SEED, predict, wilson_interval
-from faces import SAME_FACE, crop_faces, find_faces, load_cascade, overlap
+from faces import CASCADE, SAME_FACE, crop_faces, find_faces, load_cascade, overlap
 
-CASCADE = Path(__file__).with_name("haarcascade_frontalface_default.xml")
 FRAME_WIDTH, FRAME_HEIGHT = 144, 108  # pixels: small frames, so that ten thousand searches take a minute or two
 FACE_PIXELS = 72
 BOX_SHIFT = 0.1  # of the box's width and height

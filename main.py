@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from array import array
 from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
 LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,picture"
-STAGES = ("reading", "detecting", "classifying", "drawing")
+STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
+TIMED_FRAMES = 20_000  # the last ones, over which the milliseconds are told: a program may run for months
 LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
 CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
 
@@ -60,7 +60,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         "them are named right (90 %% and 75 %% at 0.4)",
     )
     group.add_argument(
-        "--smoothing", type=seconds, default=0.18, metavar="SECONDS", help="time constant of a face's label; 0: none"
+        "--smoothing",
+        type=seconds,
+        default=0.18,
+        metavar="SECONDS",
+        help="time constant of what is shown and logged of a face; 0: none",
     )
     group.add_argument("--probabilities", action="store_true", help="show the seven bars of each face")
     group = parser.add_argument_group("faces")
@@ -178,7 +182,7 @@ class Summary:
     """Counts what went by, for the lines at the end."""
 
     def __init__(self):
-        self.milliseconds = {stage: array("f") for stage in STAGES}
+        self.milliseconds = {stage: deque(maxlen=TIMED_FRAMES) for stage in STAGES}
         self.labels = Counter()
         self.frames = self.frames_with_face = 0
         self.first_seconds = self.last_seconds = 0.0
@@ -283,7 +287,9 @@ class Live:
             self._stamps.append(time.perf_counter())
             with self.summary.timed("drawing"):
                 self._draw(image, readings, frame)
-            self._write(self.image, frame.time_seconds)
+        if self.picture or self.recording:
+            with self.summary.timed("writing"):
+                self._write(self.image, frame.time_seconds)
 
     def _draw(self, bare, readings, frame) -> None:
         """Draw on a copy of the bare image, `self.image`. A key that changes what is drawn calls it again."""

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGE_SIZE = 48  # pixels, width and height
+BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped one
 CPU_INFORMATION = Path("/proc/cpuinfo")
+_STDERR_LOCK = threading.RLock()
 RESIDUAL_BLOCKS = {  # filters and strides of each block
     "resnet": ((64, 1), (128, 2), (192, 2), (256, 2)),
     "resnet-large": ((64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),  # to teach the other
@@ -56,10 +59,11 @@ def prefers_bfloat16() -> bool:
 def import_keras():
     """Import Keras with its backend and return it, without the half screen of notes that TensorFlow's C++ prints.
 
-    No log level silences them, so the process's stderr is closed to them meanwhile; Python's own goes on.
+    No log level silences them, so the process's stderr is closed to them meanwhile (see `native_stderr_hidden`). A
+    program that has imported Keras itself before keeps its stderr open.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with native_stderr_hidden():
+    with contextlib.nullcontext() if "keras" in sys.modules else native_stderr_hidden():
         try:
             import keras
         except ModuleNotFoundError as error:
@@ -78,21 +82,22 @@ def import_keras():
 
 @contextlib.contextmanager
 def native_stderr_hidden():
-    """Close stderr to what native code prints; Python's own goes on."""
-    kept, python_stderr = os.dup(2), sys.stderr
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
-        if python_stderr.fileno() == 2:
-            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+    """Close the process's stderr to what native code prints, for one thread at a time.
+
+    `sys.stderr` goes on elsewhere meanwhile; what holds the old one, as a log handler may, is not heard.
+    """
+    with _STDERR_LOCK, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a program without a terminal may have no stderr
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
+                if sys.stderr.fileno() == 2:
+                    stderr = stack.enter_context(os.fdopen(os.dup(2), "w", buffering=1))
+                    stack.enter_context(contextlib.redirect_stderr(stderr))
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        if sys.stderr is not python_stderr:
-            sys.stderr.close()
-            sys.stderr = python_stderr
 
 
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
@@ -230,13 +235,14 @@ def count_multiply_adds(model) -> int:
 
 
 class Classifier:
-    """A loaded network. `description` is what `best_model.json` says of it, or an empty dict."""
+    """A loaded network, which threads may share. `description` is what `best_model.json` says of it, or {}."""
 
     def __init__(self, model, description: dict):
         import keras
 
         self.model = model
         self.description = description
+        self._lock = threading.Lock()  # JAX and LiteRT give wrong answers or none to two threads at a time
         self._predict = functools.partial(_predict_filled_up, model)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -252,7 +258,8 @@ class Classifier:
             raise ValueError(f"faces must be uint8 (n, 48, 48, 1), these are {faces.dtype} {faces.shape}.")
         if len(faces) == 0:
             return np.zeros((0, len(EMOTIONS)), np.float32)
-        return self._predict(faces)
+        with self._lock:
+            return self._predict(faces)
 
 
 def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
@@ -263,7 +270,7 @@ def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
 
 
 class LiteClassifier(Classifier):
-    """A `.tflite` file's content, behind the same `probabilities`; for one thread at a time, as main.py uses it.
+    """A `.tflite` file's content, behind the same `probabilities`.
 
     It runs in LiteRT (`ai-edge-litert`) where that is installed, without TensorFlow, and else in TensorFlow's copy.
     Raises `ModelError` where it is damaged or does not take one uint8 face (1, 48, 48, 1) to float32 (1, 7).
@@ -271,6 +278,7 @@ class LiteClassifier(Classifier):
 
     def __init__(self, content: bytes, description: dict):
         self.description = description
+        self._lock = threading.Lock()
         with warnings.catch_warnings(), native_stderr_hidden():
             warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
             interpreter_class = _import_interpreter()
@@ -311,8 +319,8 @@ def _import_interpreter():
     return Interpreter
 
 
-def load_classifier(path) -> Classifier:
-    """Load a `.keras` file in safe mode, or a `.tflite` file, ready for `probabilities(faces)`.
+def load_classifier(path=BEST_MODEL) -> Classifier:
+    """Load a `.keras` file in safe mode, or a `.tflite` file, by default the shipped one, ready for `probabilities`.
 
     Raises `ModelError` where the file is missing, of another format, damaged, carries code, does not take
     (n, 48, 48, 1) faces to seven probabilities, or is contradicted by the `.json` beside it.

@@ -1,4 +1,7 @@
-"""Drawing on a frame: boxes, labels, bars, messages. Every function draws on the BGR uint8 image it is given."""
+"""Drawing on a frame: boxes, labels, bars, messages.
+
+Every function draws on the BGR uint8 image it is given, which must be contiguous (`.copy()` of a view is).
+"""
 
 import cv2
 import numpy as np

@@ -4,6 +4,7 @@ A source is iterated over for `Frame`s and closed at the end. Its attributes: `n
 unknown); `live` (what is shown has to be now: frames may be skipped); `still` (pictures that do not follow each other).
 """
 
+import contextlib
 import math
 import queue
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,12 +21,13 @@ import numpy as np
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 READABLE_SUFFIXES = (*PICTURE_SUFFIXES, ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
-CODECS = {".mp4": ("mp4v",), ".webm": ("VP90", "VP80")}  # what OpenCV's wheels can write; the first that opens
+CODECS = {".mp4": ("mp4v",), ".webm": ("VP80", "VP90")}  # what OpenCV's wheels write, the fastest first
 DEMO_FACES = Path(__file__).resolve().parent / "demo" / "average_faces.png"
 CAMERAS = 5  # camera numbers that are tried when one is looked for
 LIVE_FPS = 30.0  # of a recording from a source that does not say its rate
 STILL_FPS = 1.0  # of a recording of pictures
-READ_AHEAD = 8  # frames
+READ_AHEAD = 8  # frames,
+READ_AHEAD_BYTES = 64 * 2**20  # or as many as this holds, of large ones
 FAILED_READS = 5  # in a row, and a camera counts as unplugged; the first pictures of some are late
 RETRY_SECONDS = 0.1  # between them
 FROZEN_SECONDS = 3.0  # of the very same picture: a sensor's noise never repeats, an unplugged driver may
@@ -56,8 +58,11 @@ class Frame:
     name: str = ""
 
 
-def open_source(text: str):
+def open_source(address):
     """Open a camera number, stream URL, video, picture, folder of pictures, or "demo". Raises `VideoError`."""
+    text = str(address)
+    if not text:
+        raise VideoError("The source is empty. Give a camera number, a video, a picture, a folder, a URL or demo.")
     if text == "demo":
         return Demo()
     if text.isdecimal() and len(text) < 10:  # a longer one is too large for OpenCV
@@ -126,7 +131,7 @@ class Pictures:
 
 
 class VideoFile:
-    """A video file: every frame, in order, decoded ahead by a thread of its own."""
+    """A video file: every frame once, in order, decoded ahead by a thread of its own."""
 
     live, still = False, False
 
@@ -141,7 +146,9 @@ class VideoFile:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else LIVE_FPS
         self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._queue = queue.Queue(READ_AHEAD)
+        frame_bytes = 3 * self._capture.get(cv2.CAP_PROP_FRAME_WIDTH) * self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        self._queue = queue.Queue(max(min(READ_AHEAD, int(READ_AHEAD_BYTES / max(frame_bytes, 1))), 1))
+        self._count, self._last_seconds = 0, 0.0  # of the frames that were handed out
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, daemon=True)
         self._thread.start()
@@ -149,9 +156,8 @@ class VideoFile:
     def _read_ahead(self):
         index, last_seconds = 0, -1.0
         while not self._closing.is_set():
-            read, image = self._capture.read()
+            read, image = _read(self._capture)
             if not read:
-                self._put(None)
                 return
             seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if not seconds > last_seconds:  # a container without time stamps
@@ -167,15 +173,20 @@ class VideoFile:
                 pass
 
     def __iter__(self):
-        count, seconds = 0, 0.0
-        while (frame := self._queue.get()) is not None:
-            count, seconds = count + 1, frame.time_seconds
+        while not self._closing.is_set() and (self._thread.is_alive() or not self._queue.empty()):
+            try:
+                frame = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            self._count, self._last_seconds = self._count + 1, frame.time_seconds
             yield frame
-        if count == 0:
+        if self._closing.is_set():
+            return
+        if self._count == 0:
             raise VideoError(f"{self.name} holds no picture that can be read. It is empty or damaged.")
         # Of a file with a varying rate OpenCV gives the frames that its duration would hold at the nominal one.
-        if max(count, seconds * self.fps) < 0.95 * self.frame_count:
-            print(f"{self.name} ends early: {count} of {self.frame_count} frames could be read.", file=sys.stderr)
+        if max(self._count, self._last_seconds * self.fps) < 0.95 * self.frame_count:
+            print(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.", file=sys.stderr)
 
     def close(self):
         self._closing.set()
@@ -197,16 +208,16 @@ class Camera:
         self.address = address
         self.name = f"camera {address}" if isinstance(address, int) else _without_secrets(address)
         self._capture = _open_capture(address)
-        read, image = self._capture.read() if self._capture.isOpened() else (False, None)
+        read, image = _read(self._capture)
         for _ in range(FAILED_READS):
             if self._capture.isOpened() and not read:
                 time.sleep(RETRY_SECONDS)
-                read, image = self._capture.read()
+                read, image = _read(self._capture)
         if not read:
             opened = self._capture.isOpened()
             self._capture.release()
             raise VideoError(_why_silent(address, opened))
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 0.0
+        self.fps = max(self._capture.get(cv2.CAP_PROP_FPS), 0.0)
         self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._start_seconds = self._changed_seconds = time.perf_counter()
         self._newest = Frame(image, 0.0, 0)
@@ -220,7 +231,7 @@ class Camera:
     def _read_forever(self):
         wait_seconds = FIRST_WAIT_SECONDS
         while not self._closing.is_set():
-            read, image = self._capture.read()
+            read, image = _read(self._capture)
             if read:
                 fresh = self._keep(image)
                 wait_seconds = FIRST_WAIT_SECONDS if fresh else wait_seconds
@@ -247,12 +258,12 @@ class Camera:
         if fresh or not self._fault:
             with self._news:
                 self._newest = Frame(image, now - self._start_seconds, self._newest.index + 1)
-                self._news.notify()
+                self._news.notify_all()
         return fresh
 
     def __iter__(self):
         shown = self._newest
-        yield shown
+        yield _copied(shown)
         while not self._closing.is_set():
             with self._news:
                 if self._newest is shown:
@@ -260,16 +271,28 @@ class Camera:
             silent_seconds = time.perf_counter() - self._start_seconds - shown.time_seconds
             if self._newest is not shown:
                 shown = self._newest
-                yield shown
+                yield _copied(shown)
             elif self._fault or silent_seconds > SILENT_SECONDS:
                 fault = self._fault or f"{self.name} has sent nothing for {silent_seconds:.0f} seconds"
-                yield Frame(shown.image, shown.time_seconds + silent_seconds, shown.index, fault)
+                yield replace(_copied(shown), time_seconds=shown.time_seconds + silent_seconds, fault=fault)
 
     def close(self):
         self._closing.set()
         self._thread.join(2)
         if not self._thread.is_alive():
             self._capture.release()
+
+
+def _copied(frame: Frame) -> Frame:
+    """Return a frame to draw on: the camera's own picture is compared with the next, to tell a frozen one."""
+    return replace(frame, image=frame.image.copy())
+
+
+def _read(capture) -> tuple[bool, np.ndarray | None]:
+    try:
+        return capture.read()
+    except cv2.error:  # from some drivers and damaged files
+        return False, None
 
 
 def _open_capture(address):
@@ -363,8 +386,9 @@ class Demo:
 # ---- Outputs -----------------------------------------------------------------------------------------------------
 
 
-def check_output(path: Path, suffixes) -> None:
+def check_output(path, suffixes) -> None:
     """Raise `VideoError` unless a file of one of these suffixes can be written there. Nothing is left behind."""
+    path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise VideoError(f"{path} should end in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
@@ -379,8 +403,9 @@ def check_output(path: Path, suffixes) -> None:
         raise VideoError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
+def write_picture(path, image: np.ndarray) -> None:
     """Write a picture whole or not at all. Raises `VideoError`."""
+    path = Path(path)
     _, content = cv2.imencode(path.suffix, image)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
@@ -397,10 +422,11 @@ class Recording:
     """A video file of the annotated frames; it is created by the first one and keeps its size.
 
     Frames are repeated or left out so that ten seconds of the source play for ten seconds, whatever its rate does.
+    Where their times go back, as of a film that starts again, the recording goes on.
     """
 
-    def __init__(self, path: Path, fps: float, live: bool):
-        self.path = path
+    def __init__(self, path, fps: float, live: bool):
+        self.path = Path(path)
         self.longest_gap_seconds = GAP_SECONDS if live else HOLD_SECONDS
         # OpenCV passes three decimals on, and MPEG-4's clock ticks at most 65,535 times a second.
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else LIVE_FPS
@@ -408,6 +434,7 @@ class Recording:
         self._writer = None
         self._size = None
         self._start_seconds = -math.inf  # of the first frame, moved on by every pause
+        self._last_seconds = -math.inf  # of the last frame
 
     def pause(self) -> None:
         """Leave out the time until the next frame."""
@@ -415,6 +442,8 @@ class Recording:
 
     def write(self, image: np.ndarray, time_seconds: float) -> None:
         """Add a frame, BGR uint8 (height, width, 3). Raises `VideoError` where the disk is (nearly) full."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:  # OpenCV leaves it out without a word
+            raise ValueError(f"a frame must be BGR uint8 (height, width, 3), this is {image.dtype} {image.shape}.")
         if self._writer is None:
             self._size = image.shape[1], image.shape[0]
             self._writer = self._open()
@@ -422,6 +451,9 @@ class Recording:
             raise VideoError(
                 f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
             )
+        if time_seconds < self._last_seconds:
+            self.pause()
+        self._last_seconds = time_seconds
         gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
         if gap_seconds > self.longest_gap_seconds:  # the first, or after a pause
             self._start_seconds = time_seconds - self.frames / self.fps
@@ -439,7 +471,8 @@ class Recording:
             writer.release()
         self.path.unlink(missing_ok=True)
         others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
-        raise VideoError(f"This OpenCV has no codec for {self.path.suffix} files. Try {others}.")
+        width, height = self._size
+        raise VideoError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
 
     def close(self) -> None:
         """Finish the file. Raises `VideoError` where it turns out not to be readable."""
@@ -469,8 +502,8 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class Log:
     """A CSV file, whole lines only, brought to the disk twice a second so that a crash loses little."""
 
-    def __init__(self, path: Path, header: str):
-        self.path = path
+    def __init__(self, path, header: str):
+        self.path = Path(path)
         self._lines = [header]
         self._good_bytes = 0
         self._flushed_seconds = -math.inf
@@ -574,4 +607,5 @@ class Window:
         return chr(code & 0xFF) if code >= 0 else ""
 
     def close(self) -> None:
-        cv2.destroyAllWindows()
+        with contextlib.suppress(cv2.error):  # it is gone already
+            cv2.destroyWindow(self.title)

@@ -120,7 +120,7 @@ def main(argv=None):
     for count in (1, 4, 8):
         classifier.probabilities(np.zeros((count, 48, 48, 1), np.uint8))  # warm
         classifier.model.predict(np.zeros((1, 48, 48, 1)), verbose=0)
-    cascade = load_cascade(REPOSITORY / "haarcascade_frontalface_default.xml")
+    cascade = load_cascade()
     print(
         "size        faces   usual   main.py   ratio   read  detect  classify   to label 95 %   faces a frame (usual)"
     )

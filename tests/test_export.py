@@ -1,6 +1,7 @@
 """train.py --export and what becomes of its files: both kinds answer as Keras does, in main.py too; bad ones do not."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -104,6 +105,33 @@ def test_litert_needs_no_tensorflow(exported):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_threads_may_load_and_share_networks(folder, exported):
+    keras_file = folder / "best_model.keras"
+    code = (
+        "import concurrent.futures, os, sys, numpy, model\n"
+        "faces = numpy.random.default_rng(0).integers(0, 256, (16, 48, 48, 1), numpy.uint8)\n"
+        "with concurrent.futures.ThreadPoolExecutor(4) as pool:\n"
+        f"    classifiers = list(pool.map(model.load_classifier, [{str(exported)!r}, {str(keras_file)!r}] * 4))\n"
+        "    for classifier in classifiers[:2]:\n"
+        "        expected = classifier.probabilities(faces)\n"
+        "        for answers in pool.map(classifier.probabilities, [faces] * 100):\n"
+        "            assert numpy.allclose(answers, expected, atol=1e-6)\n"
+        "print('still here', file=sys.stderr)\n"
+        "os.write(2, b'and the file itself\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("still here\nand the file itself\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes stderr")
+def test_a_program_without_stderr_loads_a_network(exported):
+    code = f"import model; print(model.load_classifier({str(exported)!r}).description['labels'][0])"
+    command = ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "angry\n")
 
 
 def test_litert_and_tensorflows_copy_say_the_same(exported, monkeypatch):

@@ -100,6 +100,15 @@ def test_every_kind_of_picture_becomes_gray(shape):
     assert np.array_equal(to_gray(np.full(shape, 77, np.uint8)), np.full((4, 5), 77))
 
 
+@pytest.mark.parametrize("image", [None, np.zeros((4, 5), np.uint16), np.zeros((4, 5, 3)), np.zeros((0, 0), np.uint8)])
+def test_what_is_no_picture_of_eight_bits_is_refused(image):
+    with pytest.raises(ValueError, match="must be uint8"):
+        to_gray(image)
+    if image is not None and image.size:
+        with pytest.raises(ValueError, match=r"faces are cut out of uint8"):
+            crop_faces(image, [(0, 0, 4, 4)])
+
+
 # ---- The cascade file
 
 

@@ -24,6 +24,7 @@ import overlay
 import video
 from model import EMOTIONS
 
+README = REPOSITORY / "README.md"
 HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,picture"
 
 
@@ -581,6 +582,21 @@ def test_check_says_how_to_mend_what_is_not(run, cameras, monkeypatch, tmp_path)
         assert mend in line
 
 
+def test_check_takes_any_package_of_opencv(run, cameras, monkeypatch):
+    version = importlib.metadata.version
+
+    def without_opencv_python(name):
+        if name == "opencv-python":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_opencv_python)
+    cameras(None, noise(50, 120, 160))
+    install(monkeypatch, scripted_window([]))
+    status, out, _ = run("--check")
+    assert status == 0 and f"opencv-python {cv2.__version__}" in out
+
+
 def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch, tmp_path):
     version = importlib.metadata.version
 
@@ -608,6 +624,15 @@ def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch,
 
 
 # ---- As a process of its own: signals, displays, a window
+
+
+@pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL))
+def test_the_programs_of_the_readme_run_from_anywhere(tmp_path, picture, program):
+    shutil.copy(picture, tmp_path / "photo.jpg")
+    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert "angry" in done.stdout  # the first of the average faces
 
 
 def start(*args, network, **environment):
@@ -756,6 +781,23 @@ def test_a_real_key_ends_the_real_window(display, network, tmp_path, key):
     assert process.returncode == 0 and "frames" in out
     assert 0 < len(pd.read_csv(tmp_path / "x.csv")) < 300
     assert "Traceback" not in err
+
+
+def test_closing_a_window_leaves_those_of_others(display):
+    code = (
+        "import cv2, numpy, video\n"
+        "cv2.namedWindow('mine')\n"
+        "window = video.Window('theirs')\n"
+        "window.show(numpy.zeros((48, 64, 3), numpy.uint8))\n"
+        "window.wait_key(0.1)\n"
+        "window.close()\n"
+        "window.close()\n"
+        "cv2.waitKey(1)\n"
+        "print(cv2.getWindowProperty('mine', cv2.WND_PROP_AUTOSIZE))"
+    )
+    environment = {**os.environ, "DISPLAY": display}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) >= 0, done.stderr
 
 
 def test_the_x_of_the_window_ends_it(display, network, picture, tmp_path):

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,8 @@ def test_files_that_are_no_video_are_refused(tmp_path):
             open_source(str(tmp_path / name))
     with pytest.raises(VideoError, match="There is no file"):
         open_source(str(tmp_path / "missing.mp4"))
+    with pytest.raises(VideoError, match="The source is empty"):
+        open_source("")
 
 
 def test_a_video_without_a_frame_is_refused(tmp_path):
@@ -141,6 +144,28 @@ def test_closing_a_file_in_the_middle_ends_its_thread(tmp_path):
     next(iter(source))
     source.close()
     assert not source._thread.is_alive()
+
+
+def test_a_file_is_over_after_its_end_and_once_it_is_closed(tmp_path, capsys):
+    path = write_video(tmp_path / "a.mp4", noise(60))
+    source = VideoFile(str(path))
+    assert (len(list(source)), len(list(source))) == (60, 0)
+    source.close()
+    source = open_source(path)
+    frames = iter(source)
+    next(frames)
+    closing = threading.Timer(0.2, source.close)  # by another thread, as from a button
+    closing.start()
+    closing.join()
+    assert list(frames) == [] and list(source) == [] and capsys.readouterr().err == ""
+
+
+def test_of_large_frames_fewer_are_read_ahead(tmp_path):
+    image = np.zeros((4320, 7680, 3), np.uint8)
+    source = VideoFile(str(write_video(tmp_path / "a.avi", [image] * 2, codec="MJPG")))
+    held_bytes = source._queue.maxsize * image.nbytes
+    source.close()
+    assert held_bytes <= 128 * 2**20
 
 
 def test_a_clip_that_is_shorter_than_the_benchmark_wants(tmp_path):
@@ -224,7 +249,7 @@ def watch(source, seconds=5.0):
 
 def test_an_unplugged_camera_is_connected_again(cameras, impatient):
     scripted = cameras(noise(10), None, None, noise(200, seed=1))
-    faults, frame = watch(Camera(0))
+    faults, frame = watch(open_source(0))
     assert "camera 0 sends no picture: connecting again" in faults
     assert frame is not None and scripted.openings == 4
     assert scripted.releases >= 3
@@ -236,6 +261,31 @@ def test_a_camera_that_repeats_one_picture_is_connected_again(cameras, impatient
     faults, frame = watch(Camera(0))
     assert "camera 0 sends the same picture all the time: connecting again" in faults
     assert frame is not None and scripted.openings == 2
+
+
+def test_a_frozen_camera_is_noticed_though_its_frames_are_drawn_on(cameras, impatient):
+    image = noise(1)[0]
+    scripted = cameras([image] * 10_000, noise(200, seed=1))
+    source, drawn = Camera(0), 0
+    for frame in source:
+        assert np.array_equal(frame.image, image) or scripted.openings > 1
+        frame.image[:] = drawn = drawn + 1
+        if scripted.openings > 1 or drawn > 250:
+            break
+    source.close()
+    assert scripted.openings == 2
+
+
+def test_a_driver_that_raises_is_one_that_sends_nothing(cameras, impatient, monkeypatch):
+    cameras(noise(10), noise(200, seed=1))
+    source = Camera(0)
+
+    def fail():
+        raise cv2.error("from the driver")
+
+    source._capture.read = fail
+    faults, frame = watch(source)
+    assert "camera 0 sends no picture: connecting again" in faults and frame is not None
 
 
 def test_a_few_failed_reads_are_forgiven(cameras, impatient):
@@ -363,6 +413,21 @@ def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_secon
     assert len(images) / fps == pytest.approx(10, abs=0.1)
 
 
+def test_a_source_that_starts_again_is_recorded_on(tmp_path):
+    recording = Recording(str(tmp_path / "a.mp4"), 25, live=False)
+    for i, image in enumerate(noise(50)):
+        recording.write(image, i % 25 / 25)
+    recording.close()
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 50
+
+
+@pytest.mark.parametrize("image", [flat(0)[..., 0], np.zeros((48, 64, 4), np.uint8), np.zeros((48, 64, 3), np.float32)])
+def test_only_color_is_recorded(tmp_path, image):
+    with pytest.raises(ValueError, match="must be BGR uint8"):
+        Recording(tmp_path / "a.mp4", 30, live=False).write(image, 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("rate", [29.97, 64.999, 66.123, 89.527, 119.347, 239.973])
 def test_odd_rates_are_kept(tmp_path, rate):
     recording = Recording(tmp_path / "a.mp4", rate, live=False)
@@ -419,7 +484,7 @@ def test_a_full_disk_ends_the_recording_with_a_readable_file(tmp_path, monkeypat
 def test_a_missing_codec_is_said_and_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "CODECS", {".mp4": ("avc9",), ".webm": ("VP90",)})
     recording = Recording(tmp_path / "a.mp4", 30, live=False)
-    with pytest.raises(VideoError, match=r"no codec for \.mp4 files\. Try \.webm"):
+    with pytest.raises(VideoError, match=r"cannot write .*a\.mp4 with 64x48 pixels\. Try \.webm"):
         recording.write(flat(0), 0.0)
     recording.close()
     assert list(tmp_path.iterdir()) == []
