@@ -1,4 +1,4 @@
-"""A frame -> faces: find, follow, level, crop.
+"""A frame -> faces: brighten, find, follow, level, crop.
 
 Boxes are OpenCV's (x, y, width, height) in whole pixels of the full frame and never reach beyond it.
 """
@@ -23,7 +23,8 @@ FLAT_PROOF = 60  # the same where the contrast is below FLAT
 LARGE_SHARE, LARGE_PROOF = 1 / 3, 3  # a box wider than this share of the frame is rarely false: most windows are small
 FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
-LOOK_AROUND_SECONDS = 1.5  # between searches of the whole frame while every known face is in view
+DARK, MOST_GAIN = 100, 8  # gray levels: a frame of which nine tenths are below is brightened, up to so many times
+LOOK_AROUND_SECONDS = 0.75  # between searches of the whole frame while every known face is in view
 HURRY_SECONDS = 0.15  # the same while a face is missing, or none is known
 MOST_A_FRAME = 4  # faces that are looked for in one frame; of more, each has its turn,
 TURN_SECONDS = 0.095  # at least ten times a second
@@ -70,6 +71,15 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     if channels == 1:
         return image[:, :, 0]
     return cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY if channels == 4 else cv2.COLOR_BGR2GRAY)
+
+
+def brighten(gray: np.ndarray) -> np.ndarray:
+    """Return a dark uint8 (height, width) frame brighter, as a camera would expose it; any other as it is.
+
+    The cascade passes over parts that are nearly flat, and in the dark faces are; nor does the network know such faces.
+    """
+    gain = min(DARK / max(np.percentile(gray[::8, ::8], 90), 1), MOST_GAIN)
+    return cv2.convertScaleAbs(gray, alpha=gain) if gain > 1 else gray
 
 
 def crop_faces(gray: np.ndarray, boxes, tilts_degrees=None) -> np.ndarray:
@@ -276,7 +286,7 @@ class Tracker:
     def _move(self, face: Face, box, since_seconds: float) -> None:
         """Take a newly found box: a head at rest keeps a calm box, a moving one is followed at once."""
         found = _exact(box)
-        shift = np.abs(found - face.exact).max() / found[2]
+        shift = np.abs(found - face.exact)[:2].max() / found[2]  # not the size, which is found in steps of a tenth
         calm = 1 - math.exp(-max(since_seconds, 0) / CALM_SECONDS)
         face.exact = face.exact + max(calm, min(shift / BRISK_SHIFT, 1.0)) * (found - face.exact)
         x, y, width, height = face.exact

@@ -91,7 +91,7 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
     off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
     full = Augmentation()
     faces, captions = [face[0]], ["as it is"]
-    for name, text in (
+    changes_alone = (
         ("rotation_degrees", f"turned (±{full.rotation_degrees:.0f}°)"),
         ("zoom", f"zoomed (±{full.zoom:.0%})"),
         ("shift", f"shifted (±{full.shift:.0%})"),
@@ -99,14 +99,17 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
         ("brightness", f"darker or brighter (±{full.brightness:.0%})"),
         ("contrast", f"contrast (±{full.contrast:.0%})"),
         ("erase", "a part erased"),
-    ):
+    )
+    symmetric = np.array_equal(face, face[:, :, ::-1])  # as the averages are: a mirror shows nothing of them
+    for name, text in (change for change in changes_alone if not (symmetric and change[0] == "flip")):
         settings = Augmentation(**off | {name: getattr(full, name)})
         variants = draws(settings, 40)
         changes = np.abs(variants - face).mean(axis=(1, 2, 3))
         faces.append(variants[np.argmax(changes)])  # a strong one: most are drawn near the middle
         captions.append(text)
-    faces.extend(draws(full, 5))
-    captions.extend(f"all, draw {number}" for number in range(1, 6))
+    rest = -len(faces) % 5 + 5
+    faces.extend(draws(full, rest))
+    captions.extend(f"all, draw {number + 1}" for number in range(rest))
     draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all", path, 5)
 
 
@@ -143,7 +146,8 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
     dropped = "dotted: the learning rate drops" if len(drops) else "one learning rate throughout"
     axes[1].set_title("every epoch has its own learning rate" if always else dropped)
-    axes[0].legend()
+    # Where curves that rise leave room, before the lines of the stages.
+    axes[0].legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     figure.savefig(path)
 
 

@@ -1,4 +1,4 @@
-"""How well the way of a webcam's face does: known faces set into frames, found, cropped and classified as live.
+"""How well the way of a face in a picture does: known faces set into frames, found, cropped and classified.
 
 The faces come ready-cut, so the frames are made: each face enlarged, its border continued outwards and blurred.
 """
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from evaluate import SEED, predict, wilson_interval
-from faces import CASCADE, SAME_FACE, crop_faces, find_faces, load_cascade, overlap
+from faces import CASCADE, SAME_FACE, brighten, crop_faces, find_faces, load_cascade, overlap
 
 FRAME_WIDTH, FRAME_HEIGHT = 144, 108  # pixels: small frames, so that ten thousand searches take a minute or two
 FACE_PIXELS = 72
@@ -140,7 +140,7 @@ def measure(classify: Callable, faces: np.ndarray, labels: np.ndarray, cascade: 
     right_cut = predict(classify, faces).argmax(axis=1) == labels
     results = {}
     for name, (pixels, _) in CONDITIONS.items():
-        frames = make_frames(faces, name)
+        frames = [brighten(frame) for frame in make_frames(faces, name)]
         boxes = find(frames, true_box(pixels), cascade)
         results[name] = _outcome(classify, frames, boxes, labels, right_cut)
         if name == CLEAN:

@@ -23,6 +23,7 @@ TITLE = "Emotion Detector"
 LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,picture"
 STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
 TIMED_FRAMES = 20_000  # the last ones, over which the milliseconds are told: a program may run for months
+SAVED_SECONDS = 1.5  # for which the window says that a snapshot was saved
 LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
 CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
 
@@ -210,7 +211,7 @@ class Summary:
 
         if self.frames == 0:
             return "No frames."
-        lines = [f"{self.frames} frames"]
+        lines = ["1 frame" if self.frames == 1 else f"{self.frames} frames"]
         if self.last_seconds > self.first_seconds:
             lines[0] += f", {(self.frames - 1) / (self.last_seconds - self.first_seconds):.1f} frames a second"
         for stage in STAGES:
@@ -241,6 +242,7 @@ class Live:
         self._stamps = deque(maxlen=31)
         self._due_seconds, self._time_seconds = -math.inf, 0.0  # of the last frame: when it has to go, its time
         self._paused_seconds = 0.0  # when the pause began
+        self._saved, self._saved_seconds = "", -math.inf  # what became of a snapshot, and when
 
     def run(self, loader: Loader) -> None:
         """Work through the source until it ends or the person does."""
@@ -249,10 +251,11 @@ class Live:
             return
         classifier = loader.result()
         while not self.quit:
-            with self.summary.timed("reading"):
-                frame = next(frames, None)
+            start = time.perf_counter()
+            frame = next(frames, None)
             if frame is None:
                 break
+            self.summary.milliseconds["reading"].append(1000 * (time.perf_counter() - start))
             self._process(frame, classifier)
             if self.window:
                 self._show(frame.time_seconds)
@@ -267,7 +270,7 @@ class Live:
                 first = next(frames, None)
                 if first is None:
                     break
-                message = first.fault or "Loading the network ..."
+                message = first.fault or "Loading the network ... (h lists the keys)"
                 self._draw(self._mirrored(first.image), [], replace(first, fault=message))
             self._key_while_showing(0.03)
         return frames if first is None or self.source.live else itertools.chain([first], frames)
@@ -302,9 +305,6 @@ class Live:
             overlay.draw_bars(image, reading.box, reading.probabilities, others)
         for reading in readings:
             overlay.draw_face(image, reading.box, reading.label, reading.probability)
-        if len(self._stamps) > 1 and not self.source.still and not frame.fault:
-            rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
-            overlay.draw_status(image, f"{rate:.0f} fps")
         if frame.fault:
             overlay.draw_message(image, frame.fault)
 
@@ -314,11 +314,11 @@ class Live:
         return cv2.flip(image, 1) if self.mirror else image
 
     def _read_faces(self, image, frame, classifier) -> list[Reading]:
-        from faces import Face, crop_faces, find_faces, find_tilt, to_gray
+        from faces import Face, brighten, crop_faces, find_faces, find_tilt, to_gray
 
         now = frame.time_seconds
         with self.summary.timed("detecting"):
-            gray = to_gray(image)
+            gray = brighten(to_gray(image))
             if self.source.still:
                 self.steadiers = {}
                 found = [Face(i, box, now, now, None) for i, box in enumerate(find_faces(self.cascade, gray), 1)]
@@ -361,13 +361,16 @@ class Live:
     def _key_while_showing(self, wait_seconds: float) -> None:
         import overlay
 
-        shown = self.image
-        if self.help or self.paused:
-            shown = shown.copy()
-            if self.help:
-                overlay.draw_help(shown)
-            if self.paused:
-                overlay.draw_message(shown, "Paused. Press space to go on.")
+        shown = self.image.copy()  # what follows is not for the recording
+        if len(self._stamps) > 1 and not self.source.still and not self._fault:
+            rate = (len(self._stamps) - 1) / (self._stamps[-1] - self._stamps[0])
+            overlay.draw_status(shown, f"{rate:.0f} fps")
+        if self.help:
+            overlay.draw_help(shown)
+        if self.paused:
+            overlay.draw_message(shown, "Paused. Press space to go on.")
+        if time.perf_counter() < self._saved_seconds + SAVED_SECONDS:
+            overlay.draw_message(shown, self._saved)
         self.window.show(shown)
         self._key(self.window.wait_key(min(wait_seconds, 0.1)))  # the window's X is noticed after it
 
@@ -408,9 +411,12 @@ class Live:
             path = path.with_stem(path.stem + "_")
         try:
             write_picture(path, self.image)
+            self._saved = f"Saved {path}"
             print(f"Saved {path.resolve()}")
         except VideoError as error:  # no reason to stop
+            self._saved = str(error)
             print(f"main.py: {error}", file=sys.stderr)
+        self._saved_seconds = time.perf_counter()
 
 
 def _log_line(frame, reading: Reading) -> str:

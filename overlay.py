@@ -42,17 +42,16 @@ def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
     x, y, width, height = box
     scale = _face_scale(image.shape, width)
     color = COLORS[label]
-    thickness = max(round(3 * scale), 1)
+    thickness = max(round(3 * scale), 2)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
     text = f"{label} {probability:.0%}" if label != UNCERTAIN else label
     _, line_height, _ = _text_size(text, scale)
-    top = y - line_height if y >= line_height else min(y + height, image.shape[0] - line_height)
-    draw_text(image, text, (x, top), scale, _ink(color), color)
+    draw_text(image, text, (x, y - line_height), scale, _ink(color), color)
 
 
 def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
-    """Draw a bar for each of the probabilities (7,) beside the box, on the side away from the nearest of the others.
+    """Draw a bar for each of the probabilities (7,) beside the box, away from the nearest of the others at that height.
 
     Where the frame ends there, over the face. Where there are no others, right of it, or else left.
     """
@@ -63,10 +62,11 @@ def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
     bar_width = round(110 * scale)
     panel_width, panel_height = name_width + bar_width, line_height * len(EMOTIONS)
     left_of_it, right_of_it, last_left = x - panel_width - 4, x + width + 4, max(image.shape[1] - panel_width, 0)
-    nearest = min((other[0] - x for other in other_boxes), key=abs, default=0)
+    top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
+    beside = [other for other in other_boxes if other[1] < top + panel_height and other[1] + other[3] > top]
+    nearest = min((other[0] - x for other in beside), key=abs, default=0)
     to_the_left = nearest > 0 or (nearest == 0 and left_of_it >= 0 and right_of_it > last_left)
     left = min(max(left_of_it if to_the_left else right_of_it, 0), last_left)
-    top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
     darken(image, (left, top, panel_width, panel_height))
     for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
         line = top + i * line_height

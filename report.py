@@ -441,7 +441,8 @@ def data_part(splits: dict, oddities: dict, notes) -> str:
 {said}
 - Constant images that remain: {constant}. Training leaves its own out; a test split keeps them, as everybody's does.
 - Exact copies within a split, beyond the first: {within}. They stay: they weigh a face a little more.
-- Exact copies across splits: {across}. They stay in Training; the accuracy without them stands above.
+- Exact copies across splits: {across}. They stay in Training; the accuracy without them, and without those
+  that are a few gray levels off, stands above.
 - {oddities["groups"]:,} groups of equal faces, {len(oddities["conflicts"]):,} of them with different labels. They
   stay: the network learns to divide its certainty between the labels.
 

@@ -578,20 +578,28 @@ class DisplayProbe:
 class Window:
     """A window that shows frames and hears keys. Only where `DisplayProbe` says that there is a display."""
 
-    LARGEST = (1280, 800)  # pixels: larger frames are shown smaller
+    LARGEST = (1280, 680)  # pixels: larger frames are shown smaller,
+    SMALLEST_WIDTH = 640  # narrower ones larger
 
     def __init__(self, title: str):
         self.title = title
         self.closed = False
-        self._sized = self._was_visible = False
+        self._size = None  # that the window was given
+        self._was_visible = False
         cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
 
     def show(self, image: np.ndarray) -> None:
-        """Show a frame; the window takes the size of the first one."""
-        if not self._sized:
-            zoom = min(self.LARGEST[0] / image.shape[1], self.LARGEST[1] / image.shape[0], 1.0)
-            cv2.resizeWindow(self.title, round(image.shape[1] * zoom), round(image.shape[0] * zoom))
-            self._sized = True
+        """Show a frame; the window takes its size whenever that changes, and else keeps what a person made of it."""
+        height, width = image.shape[:2]
+        zoom = min(self.LARGEST[0] / width, self.LARGEST[1] / height, max(self.SMALLEST_WIDTH / width, 1.0))
+        size = max(round(width * zoom), 1), max(round(height * zoom), 1)
+        if size != self._size:
+            cv2.resizeWindow(self.title, *size)
+            self._size = size
+        _, _, window_width, window_height = cv2.getWindowImageRect(self.title)
+        shrink = min(window_width / width, window_height / height)
+        if 0 < shrink < 1:  # the window itself would leave out lines of boxes and letters
+            image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         cv2.imshow(self.title, image)
 
     def wait_key(self, seconds: float) -> str:

@@ -165,7 +165,8 @@ def test_the_audit_counts_constants_copies_and_conflicts():
     assert found["copies_across"] == {"PublicTest in Training": 2}
     assert found["most_copied"][0] == [("Training", 1, 1), ("Training", 2, 1), ("PublicTest", 0, 1)]
     assert [{face[2] for face in group} for group in found["conflicts"]] == [{2, 3}, {3, 4}]
-    assert evaluate.is_copy(public, training).tolist() == [True, False, True, False]
+    public = np.concatenate([public, np.clip(faces[[0, 3]] + np.array([8, 9]).reshape(2, 1, 1, 1), 0, 255)])
+    assert evaluate.is_copy(public.astype(np.uint8), training).tolist() == [True, False, True, False, True, False]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import faces
 from faces import (
     CascadeError,
     Tracker,
+    brighten,
     clip_box,
     crop_faces,
     find_faces,
@@ -162,6 +163,23 @@ def test_no_face_is_found_where_there_is_none(cascade, shape):
     assert Tracker(cascade).update(np.full(shape, 128, np.uint8), 0.0) == []
 
 
+@pytest.mark.parametrize("light", [0.05, 0.1, 0.2, 0.3])
+def test_a_face_in_the_dark_is_found_and_the_dark_itself_is_none(cascade, face, light):
+    def dim(frame):
+        return np.clip(light * frame + np.random.default_rng(0).normal(0, 1, frame.shape), 0, 255).astype(np.uint8)
+
+    frame = cv2.convertScaleAbs(at(face, 200, 80), alpha=1.2)
+    assert brighten(frame) is frame  # what is bright enough stays as it is
+    (found,) = Tracker(cascade).update(brighten(dim(frame)), 0.0)
+    assert overlap(found.box, (200, 80, 160, 160)) > 0.3
+    assert crop_faces(brighten(dim(frame)), [found.box]).std() > 0.3 * crop_faces(frame, [found.box]).std()
+    assert find_faces(cascade, brighten(dim(np.full_like(frame, 114)))) == []
+
+
+def test_black_stays_black():
+    assert brighten(np.zeros((4, 5), np.uint8)).max() == 0
+
+
 # ---- Following
 
 
@@ -183,11 +201,11 @@ def test_the_box_of_a_face_at_rest_is_calm(cascade, face, monkeypatch):
             frame = np.clip(at(face, 200, 80) + generator.normal(0, 6, (360, 640)), 0, 255).astype(np.uint8)
             (found,) = tracker.update(frame, i / 30)
             boxes.append(found.box)
-        return np.abs(np.diff(np.array(boxes[15:]), axis=0)).mean()  # pixels a frame
+        return np.abs(np.diff(np.array(boxes[15:]), axis=0)).mean(axis=0)  # pixels a frame
 
     calm = mean_step()
     monkeypatch.setattr(faces, "BRISK_SHIFT", 1e-9)  # every box is followed at once
-    assert calm < 1.0 and calm < 0.5 * mean_step()
+    assert (calm < 1.0).all() and (calm < 0.5 * mean_step()).all()  # place and size
 
 
 def test_a_face_keeps_its_id_over_a_short_absence_and_loses_it_over_a_long_one(cascade, face):
@@ -231,13 +249,13 @@ def test_a_face_that_is_covered_does_not_erase_the_one_before_it(cascade, face):
     assert [f.id for f in found] == [2]
 
 
-def test_a_newcomer_is_seen_within_two_seconds(cascade, face):
+def test_a_newcomer_is_seen_within_a_second(cascade, face):
     tracker = Tracker(cascade)
     both = at(face, 50, 80)
     both[80:240, 400:560] = at(face, 400, 80)[80:240, 400:560]
     tracker.update(at(face, 50, 80), 0.0)
     counts = [len(tracker.update(both, i / 30)) for i in range(1, 60)]
-    assert counts.index(2) <= 60
+    assert counts.index(2) < 30
 
 
 def test_another_resolution_or_time_running_back_starts_again(cascade, face):

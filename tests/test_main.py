@@ -329,7 +329,7 @@ def test_p_m_and_h_switch_bars_mirror_and_help(run, monkeypatch, tmp_path, pictu
     x, y, width, height = pd.read_csv(tmp_path / "x.csv").loc[0, ["x", "y", "width", "height"]]
     face, mirrored_face = plain[y : y + height, x : x + width], mirrored[y : y + height, 640 - x - width : 640 - x]
     assert np.abs(face[:, ::-1].astype(int) - mirrored_face).mean() < 2  # the box went with the face
-    assert out.startswith("1 frames") and len(pd.read_csv(tmp_path / "x.csv")) == 1  # and it was counted once
+    assert out.startswith("1 frame\n") and len(pd.read_csv(tmp_path / "x.csv")) == 1  # and it was counted once
 
 
 def test_keys_work_on_a_paused_frame(run, monkeypatch, tmp_path, demo):
@@ -355,15 +355,25 @@ def test_a_key_does_not_skip_a_picture(run, monkeypatch, tmp_path, demo):
 def test_s_saves_what_is_shown(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "snapshot-1.png")  # twice within a second
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text: None)
     window = scripted_window(["", "s", "", "s", "q"])
     install(monkeypatch, window)
     _, out, _ = run("--source", "demo")
-    for path, shown in (
-        (tmp_path / "snapshot-1.png", window.shown[1]),
-        (tmp_path / "snapshot-1_.png", window.shown[3]),
-    ):
-        assert np.array_equal(cv2.imread(str(path)), shown)
-        assert f"Saved {path}" in out
+    whole, free = slice(None), slice(400)  # later frames say below that one was saved, for a while
+    for name, shown, rows in (("snapshot-1.png", window.shown[1], whole), ("snapshot-1_.png", window.shown[3], free)):
+        saved = cv2.imread(str(tmp_path / name))
+        assert np.array_equal(saved[rows], shown[rows])
+        assert f"Saved {tmp_path / name}" in out
+    assert (saved[400:] != window.shown[3][400:]).any(axis=2).mean() > 0.2
+
+
+def test_the_frame_rate_is_shown_and_not_recorded(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text: image[:60, :60].fill(255))
+    window = scripted_window([""] * 5 + ["q"])
+    install(monkeypatch, window)
+    run("--source", "demo", "--output", tmp_path / "x.mp4")
+    assert window.shown[-1][:60, :60].min() == 255
+    assert max(image[:60, :60].max() for image in read_video(tmp_path / "x.mp4")[0]) < 200
 
 
 def test_a_pause_does_not_count_as_slowness(run, monkeypatch, tmp_path, demo):
@@ -389,7 +399,7 @@ def test_a_picture_stays_in_the_window_until_it_is_closed(run, monkeypatch, pict
     window = scripted_window([""] * 6 + ["q"])
     install(monkeypatch, window)
     status, out, _ = run("--source", picture)
-    assert status == 0 and len(window.waits) == 7 and "1 frames" in out
+    assert status == 0 and len(window.waits) == 7 and out.startswith("1 frame\n")
 
 
 def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
@@ -783,6 +793,26 @@ def test_a_real_key_ends_the_real_window(display, network, tmp_path, key):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("sizes", "windows"), [
+    ([(2048, 1536), (320, 240), (320, 240), (2000, 100)], [(907, 680), (640, 480), (640, 480), (1280, 64)]),
+    ([(450, 2000), (64, 64)], [(153, 680), (640, 640)]),
+])  # fmt: skip
+def test_a_window_fits_every_picture_and_the_screen(display, sizes, windows):
+    code = (
+        "import sys, cv2, numpy, video\n"
+        "window = video.Window('x')\n"
+        f"for width, height in {sizes}:\n"
+        "    for _ in range(5):\n"
+        "        window.show(numpy.full((height, width, 3), 200, numpy.uint8))\n"
+        "        window.wait_key(0.1)\n"
+        "    print(*cv2.getWindowImageRect('x')[2:])\n"
+    )
+    environment = {**os.environ, "DISPLAY": display}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert np.abs(np.subtract(found, windows)).max() <= 1, done.stderr
+
+
 def test_closing_a_window_leaves_those_of_others(display):
     code = (
         "import cv2, numpy, video\n"
@@ -807,4 +837,4 @@ def test_the_x_of_the_window_ends_it(display, network, picture, tmp_path):
     time.sleep(0.5)
     press_x(display, int(window))
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 0 and "1 frames" in out, err
+    assert process.returncode == 0 and out.startswith("1 frame\n"), err

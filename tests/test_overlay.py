@@ -6,7 +6,7 @@ import pytest
 import overlay
 from model import EMOTIONS
 
-PROBABILITIES = np.float32([0.05, 0.05, 0.1, 0.5, 0.1, 0.1, 0.1])
+PROBABILITIES = np.float32([0.05, 0.05, 0.1, 0.5, 0.15, 0.05, 0.1])
 SHAPES = [(480, 640, 3), (1080, 1920, 3), (120, 160, 3), (2000, 300, 3), (40, 40, 3), (1, 1, 3)]
 CORNERS = [(0, 0), (-20, -20), (10_000, 10_000), (0, 10_000)]
 
@@ -64,6 +64,14 @@ def test_bars_of_two_faces_side_by_side_hide_neither():
     assert (image[:, :200] != 128).any() and (image[:, 420:] != 128).any()
 
 
+def test_a_face_far_below_does_not_decide_where_bars_stand():
+    face, beside, below = (200, 20, 60, 60), (300, 30, 60, 60), (190, 350, 100, 100)
+    with_it, without = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_bars(with_it, face, PROBABILITIES, [beside, below])
+    overlay.draw_bars(without, face, PROBABILITIES, [beside])
+    assert np.array_equal(with_it, without) and (with_it[:, 300:] == 128).all()
+
+
 def test_bars_of_two_faces_that_leave_no_room_beside_them_do_not_meet():
     left, right = (30, 100, 250, 250), (360, 100, 250, 250)  # between them there is room for one panel
     panels = []
@@ -110,8 +118,22 @@ def test_bars_are_as_long_as_their_probabilities():
     draw_all(image, (50, 100, 200, 200), "happy")
     right = image[:, 260:]  # without box and label
     lengths = {name: (right == overlay.COLORS[name]).all(axis=2).sum(axis=1).max() for name in EMOTIONS}
-    assert lengths["happy"] == max(lengths.values())
-    assert lengths["fear"] / lengths["happy"] == pytest.approx(0.2, abs=0.1)
+    sure = np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_bars(sure, (50, 100, 200, 200), np.eye(7)[3])
+    whole = (sure == overlay.COLORS["happy"]).all(axis=2).sum(axis=1).max()
+    assert [length / whole for length in lengths.values()] == pytest.approx(PROBABILITIES, abs=0.05)
+    assert whole > 40
+
+
+@pytest.mark.parametrize("box", [(100, 100, 200, 200), (100, 0, 200, 200)])
+def test_the_label_stands_above_the_box_or_at_its_top_with_its_probability(box):
+    image, label = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_face(image, box, "happy", 0.57)
+    height = overlay._text_size("x", overlay.text_scale(image.shape))[1]
+    overlay.draw_text(label, "happy 57%", (100, box[1] - height), 0.6, overlay.BLACK, overlay.COLORS["happy"])
+    first, last, left, right = changed_box(np.full_like(label, 128), label)
+    assert np.array_equal(image[first : last + 1, left : right + 1], label[first : last + 1, left : right + 1])
+    assert last <= box[1] + height
 
 
 def test_a_long_message_is_broken_into_lines():
