@@ -82,12 +82,12 @@ def draw_status(image: np.ndarray, text: str) -> None:
 
 
 def draw_message(image: np.ndarray, text: str) -> None:
-    """Write a sentence on a dark band along the lower edge, broken into as many lines as it needs."""
+    """Write a sentence on a black band along the lower edge, broken into as many lines as it needs."""
     scale = text_scale(image.shape)
     lines = _wrap(text, scale, image.shape[1])
     line_height = _text_size("x", scale)[1]
     top = max(image.shape[0] - line_height * len(lines), 0)
-    darken(image, (0, top, image.shape[1], image.shape[0] - top))
+    image[top:] = BLACK  # and not only darker: there may be another message below
     for i, line in enumerate(lines):
         draw_text(image, line, (0, top + i * line_height), scale, WHITE)
 
