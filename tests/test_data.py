@@ -262,6 +262,12 @@ def test_edges_are_filled_from_the_border_and_never_black(strength):
     assert not np.array_equal(augmented(**strength), FACES)
 
 
+def leans(bars):
+    """How far each upright bar leans, degrees."""
+    points = [np.nonzero(face[..., 0] > 128) for face in bars]
+    return np.degrees(np.arctan([np.polyfit(y, x, 1)[0] for y, x in points]))
+
+
 def test_strengths_are_kept_and_used_to_the_full():
     """A vertical bar off the centre, measured afterwards: how far it moved and turned, over many draws."""
     bar = np.zeros((2000, 48, 48, 1), np.uint8)
@@ -269,15 +275,24 @@ def test_strengths_are_kept_and_used_to_the_full():
     columns = np.arange(48)
     moved = [float((face.sum(axis=0)[:, 0] * columns).sum() / face.sum()) - 23.5 for face in augmented(bar, shift=0.1)]
     assert 4.6 < max(np.abs(moved)) <= 4.9
-    turned = []
-    for face in augmented(bar, rotation_degrees=30)[..., 0]:
-        y, x = np.nonzero(face > 128)
-        turned.append(np.degrees(np.arctan(np.polyfit(y, x, 1)[0])))
+    assert np.mean(np.abs(moved)) == pytest.approx(0.1 * 48 / 3, rel=0.05)  # a triangle's mean: small ones most often
+    turned = leans(augmented(bar, rotation_degrees=30))
     assert 28 < max(turned) < 31
     assert -31 < min(turned) < -28
     widths = augmented(bar, zoom=0.2)[:, 24, :, 0].sum(axis=1) / 255
     assert 3.15 < widths.min() < 3.4
     assert 4.6 < widths.max() < 4.85
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_face_is_turned_as_a_whole(flip):
+    """A cross, bar by bar: both turn by the same angle, so that they stay upright on each other."""
+    bar = np.zeros((100, 48, 48, 1), np.uint8)
+    bar[:, 4:44, 22:26] = 255
+    upright = leans(augmented(bar, rotation_degrees=30, flip=flip))
+    level = leans(augmented(bar.swapaxes(1, 2), rotation_degrees=30, flip=flip).swapaxes(1, 2))
+    assert np.ptp(upright) > 30
+    assert np.allclose(level, -upright, atol=1)  # rows are columns here: the turn is the other way around
 
 
 def test_light_changes_by_the_given_strength_and_stays_in_range():
@@ -287,7 +302,9 @@ def test_light_changes_by_the_given_strength_and_stays_in_range():
     assert 170 < levels.max() <= 100 + 0.3 * 255
     halves = gray.copy()
     halves[:, 24:] = 155
-    steps = np.ptp(augmented(halves, contrast=0.3), axis=(1, 2, 3))
+    contrasted = augmented(halves, contrast=0.3)
+    assert np.allclose(contrasted.mean(axis=(1, 2, 3)), (100 + 155) / 2)  # the middle of the range stays where it is
+    steps = np.ptp(contrasted, axis=(1, 2, 3))
     assert 0.7 * 55 - 0.01 <= steps.min() < 41
     assert 69 < steps.max() <= 1.3 * 55 + 0.01
     extreme = augmented(np.full((50, 48, 48, 1), 250, np.uint8), brightness=0.3)
@@ -296,7 +313,8 @@ def test_light_changes_by_the_given_strength_and_stays_in_range():
 
 def test_erasing_takes_one_rectangle_from_its_share_of_the_faces():
     shares = []
-    for changed in augmented(np.full((400, 48, 48, 1), 77, np.uint8), erase=0.5)[..., 0] != 77:
+    faces = augmented(np.full((400, 48, 48, 1), 77, np.uint8), erase=0.5)[..., 0]
+    for changed in faces != 77:
         rows, columns = changed.any(axis=1), changed.any(axis=0)
         assert np.array_equal(changed, rows[:, None] & columns[None])
         shares.append(changed.mean())
@@ -304,6 +322,8 @@ def test_erasing_takes_one_rectangle_from_its_share_of_the_faces():
     assert 0.4 < (shares > 0).mean() < 0.6
     assert shares[shares > 0].min() > 0.03
     assert shares.max() < 0.27
+    grays = np.array([face[face != 77].mean() for face in faces[shares > 0]])
+    assert grays.std() == pytest.approx(255 / np.sqrt(12), rel=0.1)  # any gray is as likely as another
 
 
 def test_a_smaller_size_shows_the_same_face():

@@ -75,6 +75,8 @@ def test_a_class_without_faces_has_no_recall_and_stays_out_of_the_mean():
 def test_intervals():
     low, high = evaluate.wilson_interval(50, 100)
     assert (low, high) == (pytest.approx(0.404, abs=1e-3), pytest.approx(0.596, abs=1e-3))
+    bounds = np.array(evaluate.wilson_interval(9, 10))  # 1.96 of their own standard errors from the share
+    assert bounds - 0.9 == pytest.approx([-1.96, 1.96] * np.sqrt(bounds * (1 - bounds) / 10))
     assert evaluate.wilson_interval(0, 0) is None
     assert evaluate.wilson_interval(10, 10)[1] == 1
     labels, probabilities = a_calibrated_model(2000)
@@ -83,6 +85,20 @@ def test_intervals():
         low, high = scores[f"{name}_interval_95"]
         assert low < scores[name] < high
     assert evaluate.score(labels, probabilities) == scores  # the draws are seeded
+
+
+def test_intervals_are_as_wide_as_the_figures_of_redrawn_sets_say():
+    labels, probabilities = a_calibrated_model(500)
+    scores = evaluate.score(labels, probabilities)
+    answers, losses = probabilities.argmax(axis=1), -np.log(probabilities[np.arange(500), labels])
+    sets = np.random.default_rng(0).integers(0, 500, (1000, 500))
+    redrawn = {
+        "accuracy": (answers == labels)[sets].mean(axis=1),
+        "macro_f1": [evaluate.macro_f1(evaluate.confusion_matrix(labels[rows], answers[rows])) for rows in sets],
+        "log_loss": losses[sets].mean(axis=1),
+    }
+    for name, figures in redrawn.items():
+        assert np.ptp(scores[f"{name}_interval_95"]) == pytest.approx(2 * 1.96 * np.std(figures), rel=0.15)
 
 
 def test_certainty_falls_into_fifteen_equal_bins():
@@ -108,6 +124,21 @@ def test_a_temperature_that_was_taken_away_is_found_again(temperature):
         assert evaluate.expected_calibration_error(labels, spoilt) > 0.05
 
 
+def test_a_cross_fitted_error_has_no_temperature_from_the_faces_it_is_measured_on():
+    """Two faces, a half each: the right answer sharpens the wrong one, which softens the right one."""
+    probabilities = sure_of(np.array([0, 0]), 0.6)
+    sharp, soft = (evaluate.with_temperature(probabilities[:1], t).max() for t in evaluate.TEMPERATURES)
+    error = evaluate.cross_fitted_error(np.array([0, 1]), probabilities)
+    assert error == pytest.approx(((1 - soft) + sharp) / 2, abs=1e-3)
+
+
+def test_one_sure_and_wrong_answer_does_not_rule_the_temperature():
+    answers = LABELS.copy()
+    answers[::10] = (answers[::10] + 1) % 7  # 0.9 are right, and that is how sure they are
+    probabilities = np.concatenate([sure_of(answers, 0.9), sure_of(np.array([0]), 1 - 1e-9)])
+    assert evaluate.fit_temperature(np.append(LABELS, 1), probabilities) == pytest.approx(1, abs=0.02)
+
+
 def test_the_error_of_a_perfect_model_shrinks_with_n():
     errors = [evaluate.perfect_model_ece(a_calibrated_model(n)[1]) for n in (500, 8000)]
     assert 0 < errors[1] < errors[0] / 2
@@ -122,9 +153,9 @@ def test_a_perfect_set_asks_for_the_sharpest_temperature():
 def test_coverage_counts_the_certain_and_their_accuracy():
     probabilities = np.concatenate([sure_of(np.zeros(6, int), 0.9), sure_of(np.zeros(4, int), 0.45)])
     labels = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1])
-    table = evaluate.coverage(labels, probabilities, (0, 0.5, 0.95)).set_index("threshold")
-    assert table["coverage"].tolist() == [1, 0.6, 0]
-    assert table["accuracy"].tolist()[:2] == [0.4, 0.5]
+    table = evaluate.coverage(labels, probabilities, (0, 0.5, 0.9, 0.95)).set_index("threshold")
+    assert table["coverage"].tolist() == [1, 0.6, 0.6, 0]  # whoever reaches the threshold counts in
+    assert table["accuracy"].tolist()[:3] == [0.4, 0.5, 0.5]
     assert np.isnan(table["accuracy"][0.95])
 
 
@@ -137,7 +168,10 @@ def test_the_ten_views_are_shifts_with_their_mirrors():
     assert (views[1] == faces[:, :, ::-1]).all()
     assert (views[2][:, :, :46] == faces[:, :, 2:]).all()
     assert (views[2][:, :, 46:] == faces[:, :, 47:]).all()  # the border is continued
-    assert len({view.tobytes() for view in views}) == 10
+    steps = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
+    shifted = {np.roll(faces, step, (1, 2))[:, 2:-2, 2:-2].tobytes() for step in steps}
+    assert {view[:, 2:-2, 2:-2].tobytes() for view in views[::2]} == shifted
+    assert all((mirror == view[:, :, ::-1]).all() for view, mirror in zip(views[::2], views[1::2], strict=True))
 
 
 def test_averaging_is_the_mean_over_the_views():
@@ -156,17 +190,21 @@ def test_averaging_is_the_mean_over_the_views():
 def test_the_audit_counts_constants_copies_and_conflicts():
     faces = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 1), np.uint8)
     training = faces[[0, 1, 1, 2, 3, 3]]
-    public = np.concatenate([faces[[1, 4, 2]], np.full((1, 48, 48, 1), 9, np.uint8)])
-    splits = {"Training": Split(training, np.array([0, 1, 1, 2, 3, 4])), "PublicTest": Split(public, np.arange(1, 5))}
+    public = np.concatenate([faces[[1, 4, 2, 1]], np.full((1, 48, 48, 1), 9, np.uint8)])
+    splits = {
+        "Training": Split(training, np.array([0, 1, 1, 2, 3, 4])),
+        "PublicTest": Split(public, np.array([1, 2, 3, 1, 4])),
+    }
     found = evaluate.audit(splits)
     assert found["constant"] == {"Training": 0, "PublicTest": 1}
     assert found["groups"] == 3
-    assert found["copies_within"] == {"Training": 2, "PublicTest": 0}
-    assert found["copies_across"] == {"PublicTest in Training": 2}
-    assert found["most_copied"][0] == [("Training", 1, 1), ("Training", 2, 1), ("PublicTest", 0, 1)]
+    assert found["copies_within"] == {"Training": 2, "PublicTest": 1}
+    assert found["copies_across"] == {"PublicTest in Training": 3}  # every face of PublicTest that Training has
+    copies = [("Training", 1, 1), ("Training", 2, 1), ("PublicTest", 0, 1), ("PublicTest", 3, 1)]
+    assert found["most_copied"][0] == copies
     assert [{face[2] for face in group} for group in found["conflicts"]] == [{2, 3}, {3, 4}]
     public = np.concatenate([public, np.clip(faces[[0, 3]] + np.array([8, 9]).reshape(2, 1, 1, 1), 0, 255)])
-    assert evaluate.is_copy(public.astype(np.uint8), training).tolist() == [True, False, True, False, True, False]
+    assert evaluate.is_copy(public.astype(np.uint8), training).tolist() == [True, False, True, True, False, True, False]
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,12 @@ def test_int8_computes_in_integers_and_takes_pixels_as_they_are(folder):
     assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0)
 
 
+def test_float16_keeps_its_weights_in_float16(folder):
+    interpreter = load_classifier(folder / "best_model.tflite")._interpreter
+    kinds = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+    assert "float16" in kinds and "int8" not in kinds
+
+
 def test_a_description_stands_beside_and_says_how_well_it_agrees(folder, exported):
     description = load_classifier(exported).description
     assert description["labels"] == list(EMOTIONS) and description["pixel_range"] == [0, 255]
@@ -197,10 +203,12 @@ def test_an_export_that_answers_differently_is_not_written(folder, tmp_path, mon
     content = {path: path.read_bytes() for path in (folder / name for name in NAMES)}
     by_quantization = dict(zip(("float16", "int8"), content.values(), strict=True))
     monkeypatch.chdir(tmp_path)
-    keras.utils.set_random_seed(7)
-    x = keras.Input((48, 48, 1))
-    sure = keras.layers.Dense(7, "softmax", kernel_initializer=keras.initializers.RandomNormal(stddev=1))
-    keras.Model(x, sure(keras.layers.Flatten()(x))).save("best_model.keras")
+    classifier = load_classifier(folder / "best_model.keras")
+    before = classifier.probabilities(FACES)
+    kernel, bias = classifier.model.layers[-1].get_weights()
+    classifier.model.layers[-1].set_weights([kernel, bias + np.eye(7)[0] * np.log(2)])  # angry has twice the odds
+    assert 0.08 < moved(classifier.probabilities(FACES), before) < 0.15
+    classifier.model.save("best_model.keras")
     monkeypatch.setattr(export, "convert", lambda model, quantization, faces: by_quantization[quantization])
     assert train.main(["--export", "--data", str(folder / "data")]) == 2
     assert "answers differently" in capsys.readouterr().err
@@ -221,9 +229,10 @@ def test_what_cannot_be_converted_or_written_is_said(folder, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_calibration_shows_the_whole_range_of_pixels():
-    faces = np.full((1000, 48, 48, 1), 100, np.uint8)
+def test_calibration_shows_the_whole_range_of_pixels_and_faces_from_first_to_last():
+    faces = np.linspace(100, 200, 1000).astype(np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
     chosen = export.calibration_faces(faces)
+    assert np.allclose(chosen[:, -1, -1, 0], np.linspace(100, 200, 300), atol=1.5)
     assert chosen.shape == (300, 48, 48, 1) and chosen.dtype == np.float32
     assert (chosen.min(), chosen.max()) == (0, 255) and faces.min() == 100
     assert len(export.calibration_faces(faces[:3])) == 3

@@ -15,6 +15,7 @@ from model import (
     count_multiply_adds,
     fuse_batch_normalization,
     load_classifier,
+    measure_batch_normalization,
     prefers_bfloat16,
 )
 
@@ -42,6 +43,19 @@ def test_the_network_is_of_the_promised_size(arch):
     model = build_model(arch)
     assert 80e6 < count_multiply_adds(model) < 150e6
     assert model.count_params() < 3e6
+
+
+def test_the_shipped_network_is_what_this_program_builds_and_what_is_said_of_it():
+    shipped = load_classifier()
+    built = build_model("resnet")
+    for model in (shipped.model, built):
+        assert model.count_params() == shipped.description["parameters"]
+        assert count_multiply_adds(model) == shipped.description["multiply_adds"]
+    for one, other in zip(shipped.model.layers, built.layers, strict=True):
+        assert (type(one), one.output.shape) == (type(other), other.output.shape)
+        assert one.get_config() | {"name": ""} == other.get_config() | {"name": ""}  # activations, strides, rates
+    built.set_weights(shipped.model.get_weights())
+    assert np.allclose(built(FACES), shipped.model(FACES), atol=1e-5)
 
 
 def test_a_reloaded_network_predicts_the_same_and_plain_keras_loads_it(saved):
@@ -121,6 +135,24 @@ def test_batch_normalization_that_cannot_be_fused_answers_as_before(options):
     answers = model(FACES)
     fuse_batch_normalization(model)
     assert np.allclose(answers, model(FACES), atol=1e-6)
+
+
+def test_measured_batch_normalization_fits_what_comes_at_inference():
+    """Batches of faces of their own light: each counts the same, the last no more than the first."""
+    keras.utils.set_random_seed(0)
+    light = np.linspace(0.2, 1, 4).repeat(8)[:, None, None, None]
+    faces = (np.random.default_rng(0).integers(0, 256, (32, 48, 48, 1)) * light).astype(np.uint8)
+    dropouts = [keras.layers.SpatialDropout2D(0.5), keras.layers.Dropout(0.4)]
+    normalisation = keras.layers.BatchNormalization(momentum=0.9)
+    inputs = keras.Input((48, 48, 1))
+    x = dropouts[0](keras.layers.Conv2D(4, 8, strides=8)(keras.layers.Rescaling(1 / 255)(inputs)))
+    x = keras.layers.Dense(8)(dropouts[1](keras.layers.Flatten()(x)))
+    measure_batch_normalization(keras.Model(inputs, normalisation(x)), faces, batch_size=8)
+    # What reaches it with dropout at rest, batch by batch.
+    seen = np.asarray(keras.Model(inputs, x)(faces)).reshape(4, 8, 8)
+    assert np.allclose(normalisation.moving_mean, seen.mean(axis=(0, 1)), atol=1e-4)
+    assert np.allclose(normalisation.moving_variance, seen.var(axis=1).mean(axis=0), rtol=1e-3)
+    assert [layer.rate for layer in dropouts] == [0.5, 0.4] and normalisation.momentum == 0.9
 
 
 def refused(path, message):

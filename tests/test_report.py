@@ -1,6 +1,7 @@
 """The live path on the demo's faces, and the report: its files, its card, what it says."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -156,6 +157,10 @@ def test_a_frame_holds_its_face_in_the_middle(average_faces):
         assert np.abs(inside.astype(int) - average_faces[3, :, :, 0]).mean() < 4
 
 
+def number_in(name):
+    return int(re.search(r"\d+", name)[0])
+
+
 def test_conditions_do_what_they_say_and_the_same_every_time(average_faces):
     frames = {name: live_path.make_frames(average_faces[:2], name) for name in live_path.CONDITIONS}
     means = {name: np.mean(made) for name, made in frames.items()}
@@ -163,6 +168,14 @@ def test_conditions_do_what_they_say_and_the_same_every_time(average_faces):
     dark, bright = (next(name for name in names if name.startswith(word)) for word in ("dark", "bright"))
     assert means[dark] < 0.35 * means["clean"]
     assert means[bright] > 1.2 * means["clean"]
+    noise = next(name for name in names if name.startswith("noise"))
+    differences = np.subtract(frames[noise], frames["clean"], dtype=float)
+    assert differences.std() == pytest.approx(number_in(noise), rel=0.1)
+    bar = np.zeros((1, 48, 48, 1), np.uint8)
+    bar[:, 8:40, 22:26] = 255
+    for name in (name for name in names if name.startswith("turned")):
+        y, x = np.nonzero(live_path.make_frames(bar, name)[0] > 128)
+        assert abs(np.degrees(np.arctan(np.polyfit(y, x, 1)[0]))) == pytest.approx(number_in(name), abs=1)
     for name, made in frames.items():
         assert all(
             np.array_equal(a, b) for a, b in zip(made, live_path.make_frames(average_faces[:2], name), strict=True)
@@ -181,9 +194,12 @@ def test_the_average_faces_are_found_and_cropped_as_they_were(average_faces):
         difference = faces.astype(int).reshape(len(faces), 1, -1) - average_faces.reshape(1, 7, -1)
         return np.eye(7)[np.abs(difference).sum(axis=2).argmin(axis=1)]
 
-    result = live_path.measure(classify, average_faces, np.arange(7))["clean"]
+    results = live_path.measure(classify, average_faces, np.arange(7))
+    result = results["clean"]
     assert (result["n"], result["found"], result["accuracy_cut"]) == (7, 1, 1)
     assert result["accuracy_found"] >= 5 / 7
+    bright = next(result for name, result in results.items() if name.startswith("bright"))
+    assert bright["accuracy_found"] < 0.5 < bright["accuracy_cut"]  # the nearest to a bright face is the brightest one
 
 
 def test_where_no_face_is_found_there_is_no_accuracy():
