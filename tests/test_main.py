@@ -422,7 +422,7 @@ def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
             time.sleep(0.3)
             super().run()
 
-    cameras(noise(200), seconds_a_frame=0.005)
+    cameras(noise(200, 240, 320), seconds_a_frame=0.005)
     window = scripted_window([""] * 100 + ["q"])
     install(monkeypatch, window)
     monkeypatch.setattr(main, "Loader", Slow)
