@@ -61,7 +61,7 @@ def _packages(model_path: Path) -> str:
             continue
         try:
             version = _version(requirement.name)
-        except ImportError:
+        except ModuleNotFoundError:
             bad[str(requirement)] = f"{requirement.name} is missing"
             continue
         if requirement.specifier.contains(version):
@@ -76,7 +76,7 @@ def _packages(model_path: Path) -> str:
 
 
 def _version(package: str) -> str:
-    """Return what is installed, OpenCV from whichever of its packages. Raises `ImportError` where there is none."""
+    """Return what is installed, OpenCV from any of its packages. Raises `ModuleNotFoundError` where there is none."""
     if package == "opencv-python":
         import cv2
 

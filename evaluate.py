@@ -244,9 +244,9 @@ def is_constant(faces: np.ndarray) -> np.ndarray:
 
 
 def is_copy(faces: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which faces (n,) stand among the others as well, no pixel more than `COPY_LEVELS` off.
+    """Return which faces (n,) are copies of the nearest of the others, at least one: no pixel over `COPY_LEVELS` off.
 
-    Saving a photograph again as JPEG leaves such copies. The nearest face is found on means over 4 x 4 pixels.
+    Saving a photograph again as JPEG leaves such copies. The nearest is found on means over 4 x 4 pixels.
     """
     small, known = (_blocks(each) for each in (faces, others))
     lengths = (known**2).sum(axis=1)

@@ -107,7 +107,7 @@ def calibration_faces(faces: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _quiet():
     """Keep the converter's pages of notes off the screen."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), native_stderr_hidden():
+    with native_stderr_hidden(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 

@@ -23,7 +23,8 @@ FLAT_PROOF = 60  # the same where the contrast is below FLAT
 LARGE_SHARE, LARGE_PROOF = 1 / 3, 3  # a box wider than this share of the frame is rarely false: most windows are small
 FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
-DARK, MOST_GAIN = 100, 8  # gray levels: a frame of which nine tenths are below is brightened, up to so many times
+DARK = 100  # gray levels: a frame of which nine tenths are below is brightened,
+BRIGHT, MOST_GAIN = 200, 5  # until a hundredth of it is so bright, or so many times: what is lit must not burn out
 LOOK_AROUND_SECONDS = 1.5  # between searches of the whole frame while every known face is in view
 HURRY_SECONDS = 0.15  # the same while a face is missing, or none is known
 MOST_A_FRAME = 4  # faces that are looked for in one frame; of more, each has its turn,
@@ -62,9 +63,9 @@ def load_cascade(path=CASCADE) -> cv2.CascadeClassifier:
 
 def to_gray(image: np.ndarray) -> np.ndarray:
     """Return uint8 (height, width) of a BGR, BGRA or gray uint8 image. Raises `ValueError` for any other."""
-    if getattr(image, "dtype", None) != np.uint8 or image.size == 0:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else image
-        raise ValueError(f"a picture must be uint8, 0..255, of one pixel or more; this is {found}.")
+    shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", None)
+    if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"a picture must be uint8 (height, width) or (height, width, 1, 3 or 4), not {dtype} {shape}.")
     if image.ndim == 2:
         return image
     channels = image.shape[2]
@@ -74,11 +75,12 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
 
 def brighten(gray: np.ndarray) -> np.ndarray:
-    """Return a dark uint8 (height, width) frame brighter, as a camera would expose it; any other as it is.
+    """Return a uint8 (height, width) frame in which nothing is bright, brighter; any other as it is.
 
     The cascade passes over parts that are nearly flat, and in the dark faces are; nor does the network know such faces.
     """
-    gain = min(DARK / max(np.percentile(gray[::8, ::8], 90), 1), MOST_GAIN)
+    most, brightest = np.maximum(np.percentile(gray[::8, ::8], (90, 99)), 1)
+    gain = min(DARK / most, BRIGHT / brightest, MOST_GAIN)
     return cv2.convertScaleAbs(gray, alpha=gain) if gain > 1 else gray
 
 

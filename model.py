@@ -93,7 +93,7 @@ def native_stderr_hidden():
             stack.callback(os.dup2, kept, 2)
             with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
                 if sys.stderr.fileno() == 2:
-                    stderr = stack.enter_context(os.fdopen(os.dup(2), "w", buffering=1))
+                    stderr = stack.enter_context(os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "backslashreplace"))
                     stack.enter_context(contextlib.redirect_stderr(stderr))
             with Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
@@ -285,7 +285,7 @@ class LiteClassifier(Classifier):
     def __init__(self, content: bytes, description: dict):
         self.description = description
         self._lock = threading.Lock()
-        with warnings.catch_warnings(), native_stderr_hidden():
+        with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
             warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
             interpreter_class = _import_interpreter()
             try:

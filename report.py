@@ -155,7 +155,7 @@ def draw_split_faces(run: Path, model, split, probabilities: np.ndarray) -> None
     figures.draw_faces(split.faces[samples], names, "Faces of each emotion, drawn at random", run / "samples.png", 8)
     draw_looks(run / "grad_cam.png", model, split, certainty, right, captions)
     frames = [live_path.make_frames(split.faces[samples[:1]], name)[0] for name in live_path.CONDITIONS]
-    title = "A face as the live path gets it, under each condition"
+    title = "A face in the frames of the live path, under each condition"
     figures.draw_faces(frames, list(live_path.CONDITIONS), title, run / "live_conditions.png", 5)
 
 
@@ -297,9 +297,9 @@ def live_part(card: dict) -> str:
     return f"""## The live path
 
 {n:,} faces of {card["split"]}, set into frames of {live_path.FRAME_WIDTH} x {live_path.FRAME_HEIGHT} pixels,
-{live_path.FACE_PIXELS} pixels wide, their border continued and blurred, and taken through `faces.py`: the search of
-a still picture, then the crop. Found: a box overlaps the true one by at least {live_path.SAME_FACE:.0%}
-(intersection over union). Accuracies are of the found faces.
+{live_path.FACE_PIXELS} pixels wide, their border continued and blurred, and taken through `faces.py`:
+brightened where dark, the search of a still picture, then the crop. Found: a box overlaps the true one by at least
+{live_path.SAME_FACE:.0%} (intersection over union). Accuracies are of the found faces.
 
 {markdown_table(header, rows)}
 

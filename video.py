@@ -262,6 +262,8 @@ class Camera:
         return fresh
 
     def __iter__(self):
+        if self._closing.is_set():
+            return
         shown = self._newest
         yield _copied(shown)
         while not self._closing.is_set():
@@ -451,7 +453,7 @@ class Recording:
             raise VideoError(
                 f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
             )
-        if time_seconds < self._last_seconds:
+        if time_seconds < self._last_seconds - 1:
             self.pause()
         self._last_seconds = time_seconds
         gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
@@ -596,10 +598,8 @@ class Window:
         if size != self._size:
             cv2.resizeWindow(self.title, *size)
             self._size = size
-        _, _, window_width, window_height = cv2.getWindowImageRect(self.title)
-        shrink = min(window_width / width, window_height / height)
-        if 0 < shrink < 1:  # the window itself would leave out lines of boxes and letters
-            image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        if zoom < 1:  # the window itself would leave out lines of boxes and letters
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         cv2.imshow(self.title, image)
 
     def wait_key(self, seconds: float) -> str:

@@ -116,7 +116,7 @@ def test_litert_needs_no_tensorflow(exported):
 def test_threads_may_load_and_share_networks(folder, exported):
     keras_file = folder / "best_model.keras"
     code = (
-        "import concurrent.futures, os, sys, numpy, model\n"
+        "import concurrent.futures, os, sys, warnings, numpy, model\n"
         "faces = numpy.random.default_rng(0).integers(0, 256, (16, 48, 48, 1), numpy.uint8)\n"
         "with concurrent.futures.ThreadPoolExecutor(4) as pool:\n"
         f"    classifiers = list(pool.map(model.load_classifier, [{str(exported)!r}, {str(keras_file)!r}] * 4))\n"
@@ -124,6 +124,7 @@ def test_threads_may_load_and_share_networks(folder, exported):
         "        expected = classifier.probabilities(faces)\n"
         "        for answers in pool.map(classifier.probabilities, [faces] * 100):\n"
         "            assert numpy.allclose(answers, expected, atol=1e-6)\n"
+        "assert ('ignore', None, Warning, None, 0) not in warnings.filters\n"
         "print('still here', file=sys.stderr)\n"
         "os.write(2, b'and the file itself\\n')"
     )

@@ -296,6 +296,7 @@ def test_a_few_failed_reads_are_forgiven(cameras, impatient):
     frames = list(itertools.islice(source, 15))
     source.close()
     assert scripted.openings == 1 and not any(frame.fault for frame in frames)
+    assert list(source) == []  # it is closed
 
 
 def test_a_reopened_camera_may_be_late_with_its_first_picture(cameras, impatient):
@@ -415,10 +416,10 @@ def test_ten_seconds_recorded_live_play_for_ten_seconds(tmp_path, frames_a_secon
 
 def test_a_source_that_starts_again_is_recorded_on(tmp_path):
     recording = Recording(str(tmp_path / "a.mp4"), 25, live=False)
-    for i, image in enumerate(noise(50)):
-        recording.write(image, i % 25 / 25)
+    for i, image in enumerate(noise(100)):
+        recording.write(image, i % 50 / 25)
     recording.close()
-    assert len(read_video(tmp_path / "a.mp4")[0]) == 50
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 100
 
 
 @pytest.mark.parametrize("image", [flat(0)[..., 0], np.zeros((48, 64, 4), np.uint8), np.zeros((48, 64, 3), np.float32)])
