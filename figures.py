@@ -91,7 +91,7 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
     off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
     full = Augmentation()
     faces, captions = [face[0]], ["as it is"]
-    changes_alone = (
+    for name, text in (
         ("rotation_degrees", f"turned (±{full.rotation_degrees:.0f}°)"),
         ("zoom", f"zoomed (±{full.zoom:.0%})"),
         ("shift", f"shifted (±{full.shift:.0%})"),
@@ -99,9 +99,9 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
         ("brightness", f"darker or brighter (±{full.brightness:.0%})"),
         ("contrast", f"contrast (±{full.contrast:.0%})"),
         ("erase", "a part erased"),
-    )
-    symmetric = np.array_equal(face, face[:, :, ::-1])  # as the averages are: a mirror shows nothing of them
-    for name, text in (change for change in changes_alone if not (symmetric and change[0] == "flip")):
+    ):
+        if name == "flip" and np.array_equal(face, face[:, :, ::-1]):
+            continue  # as the averages are: a mirror shows nothing of them
         settings = Augmentation(**off | {name: getattr(full, name)})
         variants = draws(settings, 40)
         changes = np.abs(variants - face).mean(axis=(1, 2, 3))

@@ -251,11 +251,11 @@ class Live:
             return
         classifier = loader.result()
         while not self.quit:
-            start = time.perf_counter()
-            frame = next(frames, None)
+            with self.summary.timed("reading"):
+                frame = next(frames, None)
             if frame is None:
+                self.summary.milliseconds["reading"].pop()  # there was nothing to read
                 break
-            self.summary.milliseconds["reading"].append(1000 * (time.perf_counter() - start))
             self._process(frame, classifier)
             if self.window:
                 self._show(frame.time_seconds)

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 import figures
+from faces import CASCADE
 
-CASCADE = Path(__file__).resolve().parent.parent / "haarcascade_frontalface_default.xml"
 WINDOW = 24  # pixels, the side of the cascade's window
 SCALE = 1.1  # from one size of the sliding window to the next
 FRAME_WIDTH, FRAME_HEIGHT, FACE = 320, 240, 110  # pixels

@@ -1,6 +1,9 @@
 """What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,8 +16,14 @@ from model import use_onednn
 use_onednn()  # as train.main does: some tests import Keras earlier
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 REPOSITORY = Path(__file__).resolve().parent.parent
-CASCADE = REPOSITORY / "haarcascade_frontalface_default.xml"
 REAL_CAPTURE = cv2.VideoCapture
+
+
+def run_code(code, cwd=REPOSITORY, **environment):
+    """Run Python code as a process of its own, with these variables in its environment as well."""
+    env = {**os.environ, **environment}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=170)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_code
 from made_data import make_rows, write_csv
 
 import data
@@ -109,7 +109,7 @@ def test_litert_needs_no_tensorflow(exported):
         "assert classifier.probabilities(numpy.zeros((2, 48, 48, 1), numpy.uint8)).shape == (2, 7)\n"
         "print(*{'tensorflow', 'keras'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    done = run_code(code)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
@@ -128,7 +128,7 @@ def test_threads_may_load_and_share_networks(folder, exported):
         "print('still here', file=sys.stderr)\n"
         "os.write(2, b'and the file itself\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    done = run_code(code)
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith("still here\nand the file itself\n")
 

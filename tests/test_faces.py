@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CASCADE
 
 import faces
 from faces import (
+    CASCADE,
     CascadeError,
     Tracker,
     brighten,

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, noise, read_video, write_video
+from conftest import REPOSITORY, noise, read_video, run_code, write_video
 
 import main
 import overlay
@@ -593,15 +593,20 @@ def test_check_says_how_to_mend_what_is_not(run, cameras, monkeypatch, tmp_path)
         assert mend in line
 
 
-def test_check_takes_any_package_of_opencv(run, cameras, monkeypatch):
+def hide_package(monkeypatch, hidden):
+    """Let a package look as if it were not installed."""
     version = importlib.metadata.version
 
-    def without_opencv_python(name):
-        if name == "opencv-python":
+    def version_of_others(name):
+        if name == hidden:
             raise importlib.metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", without_opencv_python)
+    monkeypatch.setattr(importlib.metadata, "version", version_of_others)
+
+
+def test_check_takes_any_package_of_opencv(run, cameras, monkeypatch):
+    hide_package(monkeypatch, "opencv-python")
     cameras(None, noise(50, 120, 160))
     install(monkeypatch, scripted_window([]))
     status, out, _ = run("--check")
@@ -609,20 +614,13 @@ def test_check_takes_any_package_of_opencv(run, cameras, monkeypatch):
 
 
 def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch, tmp_path):
-    version = importlib.metadata.version
-
-    def without_tensorflow(name):
-        if name == "tensorflow":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
-
     def packages(**options):
         cameras(None, noise(50, 120, 160))
         install(monkeypatch, scripted_window([]))
         _, out, _ = run("--check", **options)
         return next(line for line in out.splitlines() if " packages " in line)
 
-    monkeypatch.setattr(importlib.metadata, "version", without_tensorflow)
+    hide_package(monkeypatch, "tensorflow")
     assert packages().startswith("FAIL") and "tensorflow is missing" in packages()
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert packages().startswith("ok") and "jax" in packages()
@@ -640,8 +638,7 @@ def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch,
 @pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL))
 def test_the_programs_of_the_readme_run_from_anywhere(tmp_path, picture, program):
     shutil.copy(picture, tmp_path / "photo.jpg")
-    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
+    done = run_code(program, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     assert "angry" in done.stdout  # the first of the average faces
 
@@ -808,8 +805,7 @@ def test_a_window_fits_every_picture_and_the_screen(display, sizes, windows):
         "        window.wait_key(0.1)\n"
         "    print(*cv2.getWindowImageRect('x')[2:])\n"
     )
-    environment = {**os.environ, "DISPLAY": display}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done = run_code(code, DISPLAY=display)
     assert done.returncode == 0, done.stderr
     found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert np.abs(np.subtract(found, windows)).max() <= 1
@@ -827,8 +823,7 @@ def test_closing_a_window_leaves_those_of_others(display):
         "cv2.waitKey(1)\n"
         "print(cv2.getWindowProperty('mine', cv2.WND_PROP_AUTOSIZE))"
     )
-    environment = {**os.environ, "DISPLAY": display}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done = run_code(code, DISPLAY=display)
     assert done.returncode == 0 and float(done.stdout) >= 0, done.stderr
 
 
