@@ -87,7 +87,7 @@ def _version(package: str) -> str:
 def _window() -> str:
     import cv2
 
-    from video import DisplayProbe
+    from output import DisplayProbe
 
     gui = re.search(r"GUI:\s+(\w+)", cv2.getBuildInformation())
     gui = gui[1] if gui else "NONE"

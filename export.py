@@ -14,7 +14,7 @@ import numpy as np
 
 from data import PUBLIC_TEST, TRAINING
 from evaluate import predict
-from model import EMOTIONS, IMAGE_SIZE, Classifier, LiteClassifier, ModelError, description_path, native_stderr_hidden
+from model import EMOTIONS, IMAGE_SIZE, Classifier, ModelError, description_path, lite_predict, native_stderr_hidden
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
 MOST_MOVED = 0.05  # probability that may sit on other emotions after the conversion, on average over the faces
@@ -34,7 +34,7 @@ def export(classifier: Classifier, source: Path, dataset, output: Path) -> str:
     files = {}
     for quantization, path in export_paths(output).items():
         content = convert(classifier.model, quantization, dataset[TRAINING].faces)
-        agreement = compare(predict(LiteClassifier(content, {}).probabilities, validation.faces), reference, validation)
+        agreement = compare(predict(lite_predict(content), validation.faces), reference, validation)
         if not agreement["moved_probability"] <= MOST_MOVED:  # so that NaN is refused as well
             raise ModelError(
                 f"{source} as {quantization} answers differently: {agreement['moved_probability']:.1%} of the "

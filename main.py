@@ -24,8 +24,6 @@ LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,
 STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
 TIMED_FRAMES = 20_000  # the last ones, over which the milliseconds are told: a program may run for months
 SAVED_SECONDS = 1.5  # for which the window says that a snapshot was saved
-LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
-CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -116,41 +114,6 @@ class Reading(NamedTuple):
         return self._replace(box=(frame_width - x - width, y, width, height))
 
 
-class Steadier:
-    """Keeps one face's probabilities and label steady: exponential in seconds, with hysteresis on the label.
-
-    The time constant 0 turns both off.
-    """
-
-    def __init__(self, smoothing_seconds: float, threshold: float):
-        self.smoothing_seconds, self.threshold = smoothing_seconds, threshold
-        self.probabilities, self.label = None, ""
-        self._time_seconds = 0.0
-        self._emotion = 0
-        self._certain = True
-
-    def update(self, probabilities, time_seconds: float) -> tuple[object, str]:
-        """Take a frame's probabilities (7,); return the steadied ones and the label, an emotion or "uncertain"."""
-        import numpy as np
-
-        from model import EMOTIONS
-        from overlay import UNCERTAIN
-
-        steady = self.smoothing_seconds > 0 and self.probabilities is not None
-        if steady:
-            elapsed = max(time_seconds - self._time_seconds, 0.0)
-            share = 1 - np.exp(-elapsed / self.smoothing_seconds)
-            probabilities = self.probabilities + share * (probabilities - self.probabilities)
-        best = int(np.argmax(probabilities))
-        if not steady or probabilities[best] >= probabilities[self._emotion] + LABEL_MARGIN:
-            self._emotion = best
-        needed = self.threshold + (CERTAIN_MARGIN if steady and not self._certain else 0.0)
-        self._certain = bool(probabilities[self._emotion] >= needed)
-        self.probabilities, self._time_seconds = probabilities, time_seconds
-        self.label = EMOTIONS[self._emotion] if self._certain else UNCERTAIN
-        return probabilities, self.label
-
-
 class Loader(threading.Thread):
     """Loads the network in the background: importing TensorFlow takes seconds."""
 
@@ -233,7 +196,7 @@ class Live:
         self.args, self.source, self.cascade, self.eyes = args, source, cascade, eyes
         self.window, self.picture, self.recording, self.log = window, picture, recording, log
         self.tracker = Tracker(cascade)
-        self.steadiers: dict[int, Steadier] = {}
+        self.steadiers = {}  # by the face's id
         self.mirror = getattr(args, "mirror", source.live and args.source.isdecimal())
         self.bars, self.help = args.probabilities, False
         self.paused = self.quit = False
@@ -315,6 +278,7 @@ class Live:
 
     def _read_faces(self, image, frame, classifier) -> list[Reading]:
         from faces import Face, brighten, crop_faces, find_faces, find_tilt, to_gray
+        from smoothing import Steadier
 
         now = frame.time_seconds
         with self.summary.timed("detecting"):
@@ -339,7 +303,7 @@ class Live:
         return [Reading(face.id, face.box, s.probabilities, s.label) for face, s in zip(found, steady, strict=True)]
 
     def _write(self, image, time_seconds: float) -> None:
-        from video import write_picture
+        from output import write_picture
 
         if self.recording:
             self.recording.write(image, time_seconds)
@@ -404,7 +368,8 @@ class Live:
             self.recording.pause()
 
     def _snapshot(self) -> None:
-        from video import VideoError, write_picture
+        from output import write_picture
+        from video import VideoError
 
         path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
         while path.exists():  # of the same second
@@ -430,13 +395,14 @@ def run(args: argparse.Namespace) -> int:
     """Open everything, loop, close everything, say what went by; return the exit status."""
     import cv2
 
+    import output
     import video
     from faces import load_cascade
 
     live = None
     try:
         with contextlib.ExitStack() as stack:
-            probe = None if args.no_window else video.DisplayProbe()
+            probe = None if args.no_window else output.DisplayProbe()
             if probe:
                 stack.callback(probe.close)
             cascade = load_cascade(args.cascade)
@@ -457,42 +423,42 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_outputs(args, source, stack):
     """Check where the outputs are to go; return (picture path, recording, log), None for each that is not wanted."""
-    import video
+    import output
+    from video import VideoError
 
     picture = recording = log = None
     inputs = getattr(source, "paths", [] if "://" in args.source else [Path(args.source)])
     for path in (args.output, args.log):
         if path and path.exists() and any(used.exists() and path.samefile(used) for used in inputs):
-            raise video.VideoError(f"{path} would overwrite the source. Choose another name.")
+            raise VideoError(f"{path} would overwrite the source. Choose another name.")
     if args.log:
-        video.check_output(args.log, (".csv",))
-        log = video.Log(args.log, LOG_HEADER)
+        output.check_output(args.log, (".csv",))
+        log = output.Log(args.log, LOG_HEADER)
         stack.callback(log.close)
     if args.output and source.still and len(source.paths) == 1:
-        video.check_output(args.output, video.PICTURE_SUFFIXES)
+        output.check_output(args.output, output.PICTURE_SUFFIXES)
         picture = args.output
     elif args.output:
-        video.check_output(args.output, tuple(video.CODECS))
-        recording = video.Recording(args.output, source.fps, source.live)
+        output.check_output(args.output, tuple(output.CODECS))
+        recording = output.Recording(args.output, source.fps, source.live)
         stack.callback(recording.close)
     return picture, recording, log
 
 
 def _open_window(args, probe, stack):
     """Return a window, or None where none is wanted or, with other outputs, none can be opened."""
-    import video
+    import output
+    from video import VideoError
 
     if probe is None:
         return None
     if probe.answer():
-        window = video.Window(TITLE)
+        window = output.Window(TITLE)
         stack.callback(window.close)
         probe.close()
         return window
     if not (args.output or args.log):
-        raise video.VideoError(
-            "There is no display for a window. Use --no-window with --output FILE or --log FILE.csv."
-        )
+        raise VideoError("There is no display for a window. Use --no-window with --output FILE or --log FILE.csv.")
     print("There is no display: going on without a window.", file=sys.stderr)
     return None
 

@@ -241,22 +241,15 @@ def count_multiply_adds(model) -> int:
 
 
 class Classifier:
-    """A loaded network, which threads may share. `description` is what `best_model.json` says of it, or {}."""
+    """A loaded network, which threads may share.
 
-    def __init__(self, model, description: dict):
-        import keras
+    `description` is what the `.json` beside its file says of it, or {}; `model` is Keras's, None of a `.tflite` file.
+    """
 
-        self.model = model
-        self.description = description
+    def __init__(self, predict, description: dict, model=None):
+        self.description, self.model = description, model
+        self._predict = predict
         self._lock = threading.Lock()  # JAX and LiteRT give wrong answers or none to two threads at a time
-        self._predict = functools.partial(_predict_filled_up, model)
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
-            signature = [tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)]
-            traced = tf.function(lambda faces: model(tf.cast(faces, tf.float32), training=False), signature)
-            self._predict = lambda faces: traced(faces).numpy()
 
     def probabilities(self, faces: np.ndarray) -> np.ndarray:
         """Return float32 (n, 7), rows summing to 1, for uint8 faces (n, 48, 48, 1), 0..255; n may be 0."""
@@ -268,6 +261,20 @@ class Classifier:
             return self._predict(faces)
 
 
+def _keras_predict(model):
+    """Return a function from faces to a Keras model's probabilities, which may be of any number."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return functools.partial(_predict_filled_up, model)
+    import tensorflow as tf
+
+    # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
+    signature = [tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)]
+    traced = tf.function(lambda faces: model(tf.cast(faces, tf.float32), training=False), signature)
+    return lambda faces: traced(faces).numpy()
+
+
 def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
     """Predict with blank faces added up to a power of two: JAX compiles the network for every number of faces."""
     filled = np.zeros((1 << (len(faces) - 1).bit_length(), *faces.shape[1:]), faces.dtype)
@@ -275,42 +282,39 @@ def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
     return model.predict_on_batch(filled)[: len(faces)]
 
 
-class LiteClassifier(Classifier):
-    """A `.tflite` file's content, behind the same `probabilities`.
+def lite_predict(content: bytes):
+    """Return a function from faces to the probabilities of a `.tflite` file's content.
 
     It runs in LiteRT (`ai-edge-litert`) where that is installed, without TensorFlow, and else in TensorFlow's copy.
     Raises `ModelError` where it is damaged or does not take one uint8 face (1, 48, 48, 1) to float32 (1, 7).
     """
+    with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
+        warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
+        interpreter_class = _import_interpreter()
+        try:
+            interpreter = interpreter_class(model_content=content)
+            interpreter.allocate_tensors()
+        except Exception as error:  # several kinds for a damaged file
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(f"it is damaged or of another kind: {reason}") from error
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs)]
+    expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
+    if found != expected:
+        raise ModelError(f"its tensors are {found}, this program needs {expected}")
+    scale, zero_point = inputs[0]["quantization"]  # scale 0: not quantized, the pixels are taken as they are
+    if zero_point != 0 or (scale != 0 and abs(scale - 1) > 1e-3):
+        raise ModelError(f"its pixels are scaled by {scale:g} from {zero_point}, this program needs 0 to 255")
 
-    def __init__(self, content: bytes, description: dict):
-        self.description = description
-        self._lock = threading.Lock()
-        with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
-            warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
-            interpreter_class = _import_interpreter()
-            try:
-                self._interpreter = interpreter_class(model_content=content)
-                self._interpreter.allocate_tensors()
-            except Exception as error:  # several kinds for a damaged file
-                reason = str(error).strip().split("\n")[0]
-                raise ModelError(f"it is damaged or of another kind: {reason}") from error
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs)]
-        expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
-        if found != expected:
-            raise ModelError(f"its tensors are {found}, this program needs {expected}")
-        scale, zero_point = inputs[0]["quantization"]  # scale 0: not quantized, the pixels are taken as they are
-        if zero_point != 0 or (scale != 0 and abs(scale - 1) > 1e-3):
-            raise ModelError(f"its pixels are scaled by {scale:g} from {zero_point}, this program needs 0 to 255")
-        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-
-    def _predict(self, faces: np.ndarray) -> np.ndarray:
+    def predict(faces: np.ndarray) -> np.ndarray:
         probabilities = np.zeros((len(faces), len(EMOTIONS)), np.float32)
         for row, face in zip(probabilities, faces, strict=True):
-            self._interpreter.set_tensor(self._input, face[np.newaxis])
-            self._interpreter.invoke()
-            row[:] = self._interpreter.get_tensor(self._output)[0]
+            interpreter.set_tensor(inputs[0]["index"], face[np.newaxis])
+            interpreter.invoke()
+            row[:] = interpreter.get_tensor(outputs[0]["index"])[0]
         return probabilities / probabilities.sum(axis=1, keepdims=True)  # int8 rounds each of the seven to 1/256
+
+    return predict
 
 
 def _import_interpreter():
@@ -348,14 +352,14 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
             f"{path} takes {model.input_shape} to {model.output_shape}; this program needs a network from "
             f"{expected[0]} to {expected[1]}, as train.py makes it."
         )
-    return Classifier(model, description)
+    return Classifier(_keras_predict(model), description, model)
 
 
-def _load_lite(path: Path, description: dict) -> LiteClassifier:
+def _load_lite(path: Path, description: dict) -> Classifier:
     if not path.is_file():
         raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {path}")
     try:
-        return LiteClassifier(path.read_bytes(), description)
+        return Classifier(lite_predict(path.read_bytes()), description)
     except (OSError, ModelError) as error:
         reason = str(error).rstrip(".")
         raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error

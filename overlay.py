@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from model import EMOTIONS
+from smoothing import UNCERTAIN
 
-UNCERTAIN = "uncertain"
 # Okabe and Ito's palette, which the colour-blind can tell apart, as BGR.
 COLORS = {
     "angry": (0, 94, 213),  # vermilion

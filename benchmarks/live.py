@@ -84,7 +84,7 @@ def make_clip(source_path, path, size, faces, frames) -> str:
     import cv2
     import numpy as np
 
-    from video import fit
+    from output import fit
 
     capture = cv2.VideoCapture(str(source_path))
     fps = capture.get(cv2.CAP_PROP_FPS)

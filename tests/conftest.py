@@ -99,6 +99,10 @@ def cameras(monkeypatch):
     return install
 
 
+def flat(gray, height=48, width=64):
+    return np.full((height, width, 3), gray, np.uint8)
+
+
 def noise(count, height=48, width=64, seed=0):
     """Images that all differ, as a sensor's do."""
     return list(np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8))

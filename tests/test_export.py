@@ -63,8 +63,12 @@ def test_an_export_answers_as_keras_does(folder, exported):
         classifier.probabilities(faces / 255)
 
 
+def open_lite(path):
+    return model_module._import_interpreter()(model_path=str(path))
+
+
 def test_int8_computes_in_integers_and_takes_pixels_as_they_are(folder):
-    interpreter = load_classifier(folder / "best_model.int8.tflite")._interpreter
+    interpreter = open_lite(folder / "best_model.int8.tflite")
     kinds = [np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()]
     assert kinds.count("float32") == 1 and kinds.count("uint8") == 1  # the output and the input
     assert set(kinds) == {"float32", "uint8", "int8", "int32"}  # int32: sums, and shapes
@@ -72,7 +76,7 @@ def test_int8_computes_in_integers_and_takes_pixels_as_they_are(folder):
 
 
 def test_float16_keeps_its_weights_in_float16(folder):
-    interpreter = load_classifier(folder / "best_model.tflite")._interpreter
+    interpreter = open_lite(folder / "best_model.tflite")
     kinds = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
     assert "float16" in kinds and "int8" not in kinds
 

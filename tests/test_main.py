@@ -20,6 +20,7 @@ import pytest
 from conftest import REPOSITORY, noise, read_video, run_code, write_video
 
 import main
+import output
 import overlay
 import video
 from model import EMOTIONS
@@ -253,7 +254,7 @@ def test_help_imports_nothing_heavy():
 
 
 def scripted_window(keys):
-    """A class that stands in for video.Window: presses these keys, one a wait, and keeps what was shown.
+    """A class that stands in for output.Window: presses these keys, one a wait, and keeps what was shown.
 
     As in a real one, a key ends a wait, and without one ("") it takes its time.
     """
@@ -294,8 +295,8 @@ def install(monkeypatch, window):
             self.run()
 
     monkeypatch.setattr(main, "Loader", Instant)
-    monkeypatch.setattr(video, "DisplayProbe", Probe)
-    monkeypatch.setattr(video, "Window", window)
+    monkeypatch.setattr(output, "DisplayProbe", Probe)
+    monkeypatch.setattr(output, "Window", window)
 
 
 @pytest.mark.parametrize("key", ["q", "\x1b", "X"])
@@ -473,53 +474,6 @@ def test_without_a_window_a_fault_is_said_once(run, cameras, monkeypatch):
 
 # ---- Steadiness
 
-ANGRY, HAPPY = np.eye(7, dtype=np.float32)[[0, 3]] * 0.65 + 0.05
-
-
-def labels_of(steadier, rows, fps=30):
-    return [steadier.update(row, i / fps)[1] for i, row in enumerate(rows)]
-
-
-@pytest.mark.parametrize("fps", [5, 30, 200])
-def test_smoothing_is_in_seconds_and_not_in_frames(fps):
-    steadier = main.Steadier(0.3, 0.0)
-    for i in range(int(0.6 * fps) + 1):
-        probabilities, _ = steadier.update(ANGRY if i == 0 else HAPPY, i / fps)
-    expected = HAPPY + (ANGRY - HAPPY) * np.exp(-int(0.6 * fps) / fps / 0.3)
-    assert np.allclose(probabilities, expected, atol=1e-5)
-
-
-def test_two_near_equal_emotions_do_not_alternate():
-    generator = np.random.default_rng(0)
-    rows = []
-    for _ in range(300):
-        row = np.full(7, 0.02)
-        row[[0, 4]] = 0.45 + generator.normal(0, 0.1, 2)
-        rows.append(row)
-    changes = {}
-    for smoothing in (0, 0.3):
-        labels = labels_of(main.Steadier(smoothing, 0.3), rows)
-        changes[smoothing] = sum(a != b for a, b in itertools.pairwise(labels))
-    assert changes[0] > 100 and changes[0.3] <= 5
-
-
-def test_the_number_beside_a_label_is_the_label_s():
-    happy, sad = np.full((2, 7), 0.03)
-    happy[3], happy[4] = 0.6, 0.25
-    sad[3], sad[4] = 0.38, 0.47  # not enough to take over
-    steadier = main.Steadier(0.01, 0.35)
-    assert labels_of(steadier, [happy, sad]) == ["happy", "happy"]
-    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "happy").probability == pytest.approx(0.38, abs=0.01)
-    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "uncertain").probability == pytest.approx(
-        0.47, abs=0.01
-    )
-
-
-def test_a_cut_shows_within_four_tenths_of_a_second():
-    labels = labels_of(main.Steadier(main.parse_args([]).smoothing, 0.4), [ANGRY] * 30 + [HAPPY] * 30)
-    assert labels[29] == "angry"
-    assert labels[30 + 12] == "happy"
-
 
 def test_the_shipped_network_follows_the_cuts_of_the_demo(tmp_path):
     assert main.main(["--source", "demo", "--no-window", "--log", str(tmp_path / "x.csv")]) == 0
@@ -532,19 +486,6 @@ def test_the_shipped_network_follows_the_cuts_of_the_demo(tmp_path):
     for k in named[1:]:
         first = segments[k][segments[k]["label"] == settled[k]]["time_seconds"].iloc[0]
         assert first - k * seconds <= 0.4
-
-
-def test_no_smoothing_shows_every_frame_as_it_is():
-    assert labels_of(main.Steadier(0, 0.4), [ANGRY, HAPPY] * 3) == ["angry", "happy"] * 3
-
-
-def test_below_the_threshold_the_label_is_uncertain_and_does_not_flicker():
-    steadier = main.Steadier(1e-9, 0.5)
-    weak, edge, sure = ANGRY * 0.7, ANGRY * 0.75, ANGRY
-    assert edge.max() > 0.5 > weak.max()
-    assert labels_of(steadier, [sure, edge, weak, edge, sure, edge]) == [
-        "angry", "angry", "uncertain", "uncertain", "angry", "angry",
-    ]  # fmt: skip
 
 
 def test_smoothing_belongs_to_the_face(run, tmp_path, demo, network):
@@ -797,8 +738,8 @@ def test_a_real_key_ends_the_real_window(display, network, tmp_path, key):
 ])  # fmt: skip
 def test_a_window_fits_every_picture_and_the_screen(display, sizes, windows):
     code = (
-        "import sys, cv2, numpy, video\n"
-        "window = video.Window('x')\n"
+        "import cv2, numpy, output\n"
+        "window = output.Window('x')\n"
         f"for width, height in {sizes}:\n"
         "    for _ in range(5):\n"
         "        window.show(numpy.full((height, width, 3), 200, numpy.uint8))\n"
@@ -813,9 +754,9 @@ def test_a_window_fits_every_picture_and_the_screen(display, sizes, windows):
 
 def test_closing_a_window_leaves_those_of_others(display):
     code = (
-        "import cv2, numpy, video\n"
+        "import cv2, numpy, output\n"
         "cv2.namedWindow('mine')\n"
-        "window = video.Window('theirs')\n"
+        "window = output.Window('theirs')\n"
         "window.show(numpy.zeros((48, 64, 3), numpy.uint8))\n"
         "window.wait_key(0.1)\n"
         "window.close()\n"

@@ -1,0 +1,69 @@
+"""A label is steady, and still quick: smoothing in seconds, hysteresis, the threshold."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import main
+from smoothing import Steadier
+
+ANGRY, HAPPY = np.eye(7, dtype=np.float32)[[0, 3]] * 0.65 + 0.05
+
+
+def labels_of(steadier, rows, fps=30):
+    return [steadier.update(row, i / fps)[1] for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("fps", [5, 30, 200])
+def test_smoothing_is_in_seconds_and_not_in_frames(fps):
+    steadier = Steadier(0.3, 0.0)
+    for i in range(int(0.6 * fps) + 1):
+        probabilities, _ = steadier.update(ANGRY if i == 0 else HAPPY, i / fps)
+    expected = HAPPY + (ANGRY - HAPPY) * np.exp(-int(0.6 * fps) / fps / 0.3)
+    assert np.allclose(probabilities, expected, atol=1e-5)
+
+
+def test_two_near_equal_emotions_do_not_alternate():
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(300):
+        row = np.full(7, 0.02)
+        row[[0, 4]] = 0.45 + generator.normal(0, 0.1, 2)
+        rows.append(row)
+    changes = {}
+    for smoothing in (0, 0.3):
+        labels = labels_of(Steadier(smoothing, 0.3), rows)
+        changes[smoothing] = sum(a != b for a, b in itertools.pairwise(labels))
+    assert changes[0] > 100 and changes[0.3] <= 5
+
+
+def test_the_number_beside_a_label_is_the_label_s():
+    happy, sad = np.full((2, 7), 0.03)
+    happy[3], happy[4] = 0.6, 0.25
+    sad[3], sad[4] = 0.38, 0.47  # not enough to take over
+    steadier = Steadier(0.01, 0.35)
+    assert labels_of(steadier, [happy, sad]) == ["happy", "happy"]
+    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "happy").probability == pytest.approx(0.38, abs=0.01)
+    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "uncertain").probability == pytest.approx(
+        0.47, abs=0.01
+    )
+
+
+def test_a_cut_shows_within_four_tenths_of_a_second():
+    labels = labels_of(Steadier(main.parse_args([]).smoothing, 0.4), [ANGRY] * 30 + [HAPPY] * 30)
+    assert labels[29] == "angry"
+    assert labels[30 + 12] == "happy"
+
+
+def test_no_smoothing_shows_every_frame_as_it_is():
+    assert labels_of(Steadier(0, 0.4), [ANGRY, HAPPY] * 3) == ["angry", "happy"] * 3
+
+
+def test_below_the_threshold_the_label_is_uncertain_and_does_not_flicker():
+    steadier = Steadier(1e-9, 0.5)
+    weak, edge, sure = ANGRY * 0.7, ANGRY * 0.75, ANGRY
+    assert edge.max() > 0.5 > weak.max()
+    assert labels_of(steadier, [sure, edge, weak, edge, sure, edge]) == [
+        "angry", "angry", "uncertain", "uncertain", "angry", "angry",
+    ]  # fmt: skip
