@@ -406,7 +406,7 @@ def _rectangles(n: int, size: int, share: float, generator: np.random.Generator)
 
 
 def resize_faces(faces: np.ndarray, size: int) -> np.ndarray:
-    """Return faces uint8 (n, 48, 48, 1) as (n, size, size, 1), each pixel the mean of what it covers."""
+    """Return faces (n, 48, 48, 1), uint8 or float32, as (n, size, size, 1), each pixel the mean of what it covers."""
     if size == IMAGE_SIZE:
         return faces
     return np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA) for face in faces])[..., None]

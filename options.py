@@ -126,8 +126,6 @@ def check_options(args) -> None:
         raise OptionsError("--start-blocks needs --start, the model to take these blocks from.")
     if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
         raise OptionsError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
-    if args.consistent and args.small_epochs:
-        raise OptionsError("--consistent needs --small-epochs 0: the teachers cannot be asked about small faces.")
     if args.self_taught_epochs and args.teacher:
         raise OptionsError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
     if args.small_epochs and args.arch == "cnn":

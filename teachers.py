@@ -51,16 +51,19 @@ def load_soft_labels(path: Path, count: int):
     return answers
 
 
-def taught(make_batches, teachers: list, weight: float, first_step: int = 0):
+def taught(make_batches, teachers: list, weight: float, first_step: int, size: int):
     """Yield the batches from a step on, their targets blended with what a teacher answers to these very faces.
 
+    The teachers see them whole, (n, 48, 48, 1); they come out shrunk to a size.
     No answer comes twice, so none is learnt by heart (Beyer et al. 2022, "A good teacher is patient and consistent").
     The teachers take turns, with the faces as they are and mirrored: their mean answer for the price of one.
     """
+    from data import resize_faces
+
     turns = itertools.islice(itertools.cycle(itertools.product(teachers, (1, -1))), first_step, None)
     for (faces, targets), (classify, direction) in zip(make_batches(), turns, strict=False):
         pixels = np.uint8(np.round(faces[:, :, ::direction]))
-        yield faces, distilled(targets, classify(pixels), weight)
+        yield resize_faces(faces, size), distilled(targets, classify(pixels), weight)
 
 
 def distilled(targets, answers, weight: float):

@@ -252,17 +252,18 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
 def stage_batches(args, training, targets, teachers: list, first_epoch: int, size: int, steps: int):
     """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught."""
     import data
+    from model import IMAGE_SIZE
     from teachers import taught
 
     options, (*_, plain, _) = options_of(first_epoch, args), stage_ends(args)
     batches = functools.partial(
         data.make_batches, training, args.batch_size, args.seed, None if args.no_augmentation else data.Augmentation(),
-        first_epoch, size, targets, mixup=options.mixup if first_epoch < plain else 0,
+        first_epoch, IMAGE_SIZE if teachers else size, targets, mixup=options.mixup if first_epoch < plain else 0,
         augmentation_share=functools.partial(augmentation_share, args=args),
     )  # fmt: skip
     if not teachers:
         return batches
-    return functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps)
+    return functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps, size)
 
 
 def starting_weights(args) -> list | None:

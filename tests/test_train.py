@@ -391,7 +391,7 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
         keras.layers.Dense(7, "softmax", kernel_initializer="zeros"),
     ]
     keras.Sequential(even).save("even.keras")
-    options = ["--epochs", "2", "--small-epochs", "0", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
+    options = ["--epochs", "2", "--small-epochs", "1", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
     options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
     assert train.main(["--data", "fer2013.csv", "--mixed-precision", *options]) == 0
     run = the_run(folder)
@@ -406,12 +406,14 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     def teacher(emotion: int):
         return lambda pixels: asked.append(pixels) or np.eye(7)[[emotion]]
 
-    batches = list(teachers.taught(lambda: [(faces, labels)] * 5, [teacher(1), teacher(2)], 0.8))
+    batches = list(teachers.taught(lambda: [(faces, labels)] * 5, [teacher(1), teacher(2)], 0.8, 0, 48))
     assert [targets.argmax() for _, targets in batches] == [1, 1, 2, 2, 1]
     assert all(shown is faces and np.isclose(targets[0, 0], 0.2) for shown, targets in batches)
     assert all(np.allclose(pixels[:, :, :: (-1) ** i], faces, atol=0.51) for i, pixels in enumerate(asked))
-    resumed = teachers.taught(lambda: [(faces, labels)] * 2, [teacher(1), teacher(2)], 0.8, first_step=3)
+    resumed = list(teachers.taught(lambda: [(faces, labels)] * 2, [teacher(1), teacher(2)], 0.8, 3, 24))
     assert [targets.argmax() for _, targets in resumed] == [2, 1]
+    blocks = faces.reshape(len(faces), 24, 2, 24, 2, 1).mean(axis=(2, 4))
+    assert all(np.allclose(shown, blocks, atol=0.01) for shown, _ in resumed) and asked[-1].shape == faces.shape
 
 
 def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
@@ -465,9 +467,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "needs --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
-    assert "--small-epochs 0" in refused(capsys, "--data", csv, "--consistent", "--teacher", finished / train.BEST)
-    still = ["--consistent", "--small-epochs", "0", "--teacher"]
-    assert "no model at" in refused(capsys, "--data", csv, *still, "nothing.keras")
+    assert "no model at" in refused(capsys, "--data", csv, "--consistent", "--teacher", "nothing.keras")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
     assert "seven probabilities" in refused(capsys, "--data", csv, "--teacher", "short.npy")
     assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy"}
