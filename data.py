@@ -3,6 +3,7 @@
 `load_fer2013` reads every layout the data set is handed out in; `make_batches` shuffles, batches and augments.
 """
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -154,10 +155,15 @@ def _csv_columns(file) -> list[str] | None:
     return columns if {"emotion", "pixels"} <= set(columns) else None
 
 
+@contextlib.contextmanager
 def _open(file):
     """Open a file of a folder or an archive as bytes, unpacking .gz on the way."""
-    stream = file.open("rb")
-    return gzip.open(stream) if file.name.lower().endswith(".gz") else stream
+    is_gzip = file.name.lower().endswith(".gz")
+    with (
+        file.open("rb") as stream,
+        gzip.GzipFile(fileobj=stream) if is_gzip else contextlib.nullcontext(stream) as content,
+    ):
+        yield content
 
 
 class _Faults:
@@ -172,7 +178,7 @@ class _Faults:
 
     def raise_if_any(self) -> None:
         if self.count:
-            rest = f" {self.count - 1} more are wrong." if self.count > 1 else ""
+            rest = f" {self.count} faults in all." if self.count > 1 else ""
             raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or mend it.")
 
 
@@ -198,14 +204,12 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
     faces, labels, usages = [], [], []
     row = 1  # as an editor counts, the header being row 1
     try:
-        # Everything as text: pandas would turn damaged numbers into floats or NaN without a word.
-        reader = pd.read_csv(
-            stream := _open(file), dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048,
-            encoding="utf-8-sig",
-        )  # fmt: skip
-        with stream, reader, warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # how NumPy says that text is no number
-            for chunk in reader:
+        with _open(file) as stream, warnings.catch_warnings():
+            warnings.filterwarnings("error", "string or file could not", DeprecationWarning)  # NumPy: text is no number
+            # Everything as text: pandas would turn damaged numbers into floats or NaN without a word.
+            for chunk in pd.read_csv(
+                stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, encoding="utf-8-sig"
+            ):
                 chunk.columns = [name.strip().lower() for name in chunk.columns]
                 usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
                 for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):

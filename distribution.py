@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model import import_keras
+from model import first_line, import_keras
 
 SEVERAL_PROCESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # as keras.distribution.initialize documents it
 
@@ -93,10 +93,10 @@ def _distribute_jax(keras, several: bool) -> Share:
         try:
             keras.distribution.initialize()  # reads the addresses, the number of processes and this one's from there
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
             raise DistributionError(
-                f"The processes that {SEVERAL_PROCESSES} names did not meet ({reason}). Give every process the "
-                "host:port of the first, KERAS_DISTRIBUTION_NUM_PROCESSES and its own KERAS_DISTRIBUTION_PROCESS_ID."
+                f"The processes that {SEVERAL_PROCESSES} names did not meet ({first_line(error)}). Give every process "
+                "the host:port of the first, KERAS_DISTRIBUTION_NUM_PROCESSES and its own "
+                "KERAS_DISTRIBUTION_PROCESS_ID."
             ) from error
     # Every process cuts its own share out of each batch; Keras could do it only with TensorFlow's help.
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))

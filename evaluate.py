@@ -1,9 +1,8 @@
-"""Predictions -> scores: pure functions from arrays to numbers. No drawing, no files, no command line.
+"""Predictions -> scores: functions from arrays to numbers. No drawing, no files, no command line.
 
 Labels are Kaggle's codes (n,), probabilities float (n, 7) with rows summing to 1, faces uint8 (n, 48, 48, 1).
 """
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +12,7 @@ from model import EMOTIONS
 
 BINS = 15  # of the expected calibration error
 SEED = 2013  # of every draw in here, so that a second evaluation says the same
+Z_95 = 1.96  # standard errors to each side of a 95 % interval
 HALVINGS = 20  # draws of the two halves over which a cross-fitted error is averaged
 TEMPERATURES = (0.05, 20.0)  # no temperature outside is fitted: it would call for a perfect or a blind model
 COPY_LEVELS = 8  # gray levels
@@ -81,29 +81,29 @@ def macro_f1(matrices: np.ndarray) -> np.ndarray:
     return f1.sum(axis=-1, where=support > 0) / (support > 0).sum(axis=-1)
 
 
-def macro_f1_interval(matrix: np.ndarray, draws: int = 1000) -> list[float]:
+def macro_f1_interval(matrix: np.ndarray) -> list[float]:
     """Return the 95 % bootstrap interval of the macro F1 (percentiles).
 
     Drawing n faces anew with replacement is drawing the cells of the confusion matrix from a multinomial.
     """
     n = matrix.sum()
-    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=draws)
-    return np.quantile(macro_f1(drawn.reshape(draws, *matrix.shape)), [0.025, 0.975]).tolist()
+    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=1000)
+    return np.quantile(macro_f1(drawn.reshape(-1, *matrix.shape)), [0.025, 0.975]).tolist()
 
 
-def wilson_interval(correct: int, n: int, z: float = 1.96) -> list[float] | None:
+def wilson_interval(correct: int, n: int) -> list[float] | None:
     """Return the 95 % interval of a share, None for n = 0 (Wilson 1927, doi.org/10.2307/2276774)."""
     if n == 0:
         return None
     share = correct / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
+    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 * np.sqrt(share * (1 - share) / n + (Z_95 / (2 * n)) ** 2) / (1 + Z_95**2 / n)
     return [max(float(centre - half), 0.0), min(float(centre + half), 1.0)]
 
 
-def mean_interval(values: np.ndarray, z: float = 1.96) -> list[float]:
+def mean_interval(values: np.ndarray) -> list[float]:
     """Return the 95 % interval of a mean by the normal approximation."""
-    half = z * values.std() / np.sqrt(len(values))
+    half = Z_95 * values.std() / np.sqrt(len(values))
     return [float(values.mean() - half), float(values.mean() + half)]
 
 
@@ -121,36 +121,36 @@ def per_class_frame(scores: dict) -> pd.DataFrame:
 # --- calibration ------------------------------------------------------------------------------------------------
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """Return a row for each of the equal bins of certainty: `low`, `high`, `n`, mean `certainty`, `accuracy`.
 
     Certainty is the probability of the answer. Empty bins have NaN in the last two.
     """
     certainty, correct = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
-    rows = np.minimum((certainty * bins).astype(int), bins - 1)
-    n = np.bincount(rows, minlength=bins)
+    rows = np.minimum((certainty * BINS).astype(int), BINS - 1)
+    n = np.bincount(rows, minlength=BINS)
     with np.errstate(invalid="ignore"):
         return pd.DataFrame({
-            "low": np.arange(bins) / bins,
-            "high": (np.arange(bins) + 1) / bins,
+            "low": np.arange(BINS) / BINS,
+            "high": (np.arange(BINS) + 1) / BINS,
             "n": n,
-            "certainty": np.bincount(rows, certainty, bins) / n,
-            "accuracy": np.bincount(rows, correct, bins) / n,
+            "certainty": np.bincount(rows, certainty, BINS) / n,
+            "accuracy": np.bincount(rows, correct, BINS) / n,
         })  # fmt: skip
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the mean gap between certainty and accuracy over equal bins, 0..1 (Guo et al. 2017, arXiv:1706.04599)."""
-    table = reliability(labels, probabilities, bins)
+    table = reliability(labels, probabilities)
     return float((table["n"] * (table["certainty"] - table["accuracy"]).abs().fillna(0)).sum() / table["n"].sum())
 
 
-def perfect_model_ece(probabilities: np.ndarray, draws: int = 100) -> float:
+def perfect_model_ece(probabilities: np.ndarray) -> float:
     """Return the mean ECE that chance alone gives a model whose probabilities are true, at this n."""
     generator = np.random.default_rng(SEED)
     certainty, answers = probabilities.max(axis=1), probabilities.argmax(axis=1)
     # Only right or wrong counts for the ECE, so a wrong label may be any other code.
-    right = generator.random((draws, len(answers))) < certainty
+    right = generator.random((100, len(answers))) < certainty
     drawn = np.where(right, answers, (answers + 1) % len(EMOTIONS))
     return float(np.mean([expected_calibration_error(labels, probabilities) for labels in drawn]))
 
@@ -270,21 +270,16 @@ def copy_groups(splits: dict) -> list[list[tuple[str, int, int]]]:
 
 
 def audit(splits: dict) -> dict:
-    """Return what is odd in the splits: constant images, copies within and across, copies with different labels.
+    """Return what is odd in the splits: constant images, copies, copies with different labels.
 
     `splits` maps names to objects with `faces` and `labels`. `conflicts` lists the groups whose labels differ.
     """
     groups = copy_groups(splits)
     within = {name: sum(max(sum(f[0] == name for f in group) - 1, 0) for group in groups) for name in splits}
-    across = {}
-    for first, second in itertools.combinations(splits, 2):
-        shared = [group for group in groups if any(face[0] == first for face in group)]
-        across[f"{second} in {first}"] = sum(face[0] == second for group in shared for face in group)
     return {
         "constant": {name: int(is_constant(split.faces).sum()) for name, split in splits.items()},
         "groups": len(groups),
         "copies_within": within,
-        "copies_across": across,
         "most_copied": sorted(groups, key=len, reverse=True)[:MOST_COPIED],
         "conflicts": [group for group in groups if len({face[2] for face in group}) > 1],
     }

@@ -14,7 +14,17 @@ import numpy as np
 
 from data import PUBLIC_TEST, TRAINING
 from evaluate import predict
-from model import EMOTIONS, IMAGE_SIZE, Classifier, ModelError, description_path, lite_predict, native_stderr_hidden
+from model import (
+    EMOTIONS,
+    IMAGE_SIZE,
+    Classifier,
+    ModelError,
+    description_path,
+    first_line,
+    lite_predict,
+    native_stderr_hidden,
+)
+from runs import put_in_place
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
 MOST_MOVED = 0.05  # probability that may sit on other emotions after the conversion, on average over the faces
@@ -68,7 +78,8 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
 
     if keras.backend.backend() != "tensorflow":
         raise ModelError(
-            "An export needs TensorFlow: pip install tensorflow, and the environment's KERAS_BACKEND=tensorflow."
+            "An export needs TensorFlow: run pip install tensorflow, and set the environment variable KERAS_BACKEND to "
+            "tensorflow."
         )
     import tensorflow as tf
 
@@ -87,9 +98,8 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
                 converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.float32
             return converter.convert()
     except Exception as error:  # the converter raises many kinds
-        reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"The network cannot be exported as {quantization} ({reason}). Use one of train.py's."
+            f"The network cannot be exported as {quantization} ({first_line(error)}). Use one of train.py's."
         ) from error
 
 
@@ -148,7 +158,7 @@ def write_all(files: dict[Path, bytes]) -> None:
         for path, content in files.items():
             partials[path].write_bytes(content)
         for path, partial in partials.items():
-            partial.replace(path)
+            put_in_place(partial, path)
     except OSError as error:
         raise ModelError(f"The export cannot be written ({error}). Make room, or choose another --export.") from error
     finally:

@@ -48,7 +48,9 @@ def load_cascade(path=CASCADE) -> cv2.CascadeClassifier:
     """
     path = Path(path)
     if not path.is_file():
-        raise CascadeError(f"There is no cascade at {path}. Restore the file, or point to one with --cascade PATH.")
+        raise CascadeError(
+            f"There is no cascade at {path}. Restore the file; main.py also takes another one with --cascade PATH."
+        )
     storage = cv2.FileStorage()
     try:  # read as text: OpenCV on Windows cannot open a path with letters beyond its code page
         opened = storage.open(path.read_text(encoding="utf-8"), cv2.FileStorage_READ | cv2.FileStorage_MEMORY)

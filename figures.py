@@ -214,7 +214,7 @@ def draw_coverage(labels: np.ndarray, probabilities: np.ndarray, path: Path) -> 
     order = np.argsort(-certainty)
     share = np.arange(1, len(order) + 1) / len(order)
     accuracy = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    shown = share >= min(0.05, 1)  # fewer faces say nothing
+    shown = share >= 0.05  # fewer faces say nothing
     figure, axis = new_figure(3.6)
     axis.plot(share[shown], accuracy[shown], color=BLUE)
     for threshold in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
@@ -245,8 +245,8 @@ def draw_live_path(results: dict, path: Path) -> None:
     axes[0].set_yticks(rows, names)
     axes[0].invert_yaxis()
     axes[0].set(xlim=(0, 1.12), xlabel=f"share found (n = {results[names[0]]['n']:,} faces each)")
-    live = [np.nan if (value := results[name]["accuracy_found"]) is None else value for name in names]
-    cut = [np.nan if (value := results[name]["accuracy_cut"]) is None else value for name in names]
+    # Where no face was found, there is none: NaN.
+    live, cut = (np.array([r[key] for r in results.values()], float) for key in ("accuracy_found", "accuracy_cut"))
     axes[1].hlines(rows, live, cut, color=LIGHT, linewidth=3)
     axes[1].plot(cut, rows, "D", color=GRAY, markersize=5, label="ready-cut crops")
     axes[1].plot(live, rows, "o", color=ORANGE, label="through the live path")
@@ -279,9 +279,9 @@ def draw_counts(counts: pd.DataFrame, path: Path) -> None:
 @styled
 def draw_faces(faces: np.ndarray, captions: list[str], title: str, path: Path, columns: int = 7) -> None:
     """Draw gray faces (n, h, w, 1), 0..255, row by row, each with its caption above."""
-    columns = max(min(columns, len(faces)), 1)
-    rows = max(-(-len(faces) // columns), 1)
-    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    columns = min(columns, len(faces))
+    rows = -(-len(faces) // columns)
+    lines = max(caption.count("\n") + 1 for caption in captions)
     height, width = np.shape(faces[0])[:2]
     side = WIDTH / max(columns, 5) * height / width
     figure, axes = new_figure(rows * (side + 0.14 * lines) + 0.3, rows, columns, squeeze=False)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from os import cpu_count
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from evaluate import SEED, predict, wilson_interval
-from faces import CASCADE, SAME_FACE, brighten, crop_faces, find_faces, load_cascade, overlap
+from faces import SAME_FACE, brighten, crop_faces, find_faces, load_cascade, overlap
 
 FRAME_WIDTH, FRAME_HEIGHT = 144, 108  # pixels: small frames, so that ten thousand searches take a minute or two
 FACE_PIXELS = 72
@@ -101,7 +100,7 @@ def make_frames(faces: np.ndarray, condition: str) -> list[np.ndarray]:
     return [change(make_frame(face, pixels), generator) for face in faces]
 
 
-def find(frames: list[np.ndarray], truth, cascade: Path = CASCADE) -> list[tuple | None]:
+def find(frames: list[np.ndarray], truth) -> list[tuple | None]:
     """Return the box that lies on the face of each frame (best overlap, from `SAME_FACE` on), or None."""
     threads = cpu_count() or 1
     chunks = [frames[start::threads] for start in range(threads)]
@@ -109,14 +108,14 @@ def find(frames: list[np.ndarray], truth, cascade: Path = CASCADE) -> list[tuple
     cv2.setNumThreads(1)  # whole frames side by side waste less than parts of one
     try:
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(lambda chunk: _find_one_thread(chunk, truth, cascade), chunks))
+            found = list(pool.map(lambda chunk: _find_one_thread(chunk, truth), chunks))
     finally:
         cv2.setNumThreads(inner)
     return [found[i % threads][i // threads] for i in range(len(frames))]
 
 
-def _find_one_thread(frames, truth, cascade: Path) -> list[tuple | None]:
-    detector = load_cascade(cascade)  # one belongs to one thread
+def _find_one_thread(frames, truth) -> list[tuple | None]:
+    detector = load_cascade()  # one belongs to one thread
     boxes = []
     for frame in frames:
         box = max(find_faces(detector, frame), key=lambda box: overlap(box, truth), default=None)
@@ -131,7 +130,7 @@ def shift_box(box, generator: np.random.Generator) -> tuple:
     return x + BOX_SHIFT * width * np.cos(angle), y + BOX_SHIFT * height * np.sin(angle), width, height
 
 
-def measure(classify: Callable, faces: np.ndarray, labels: np.ndarray, cascade: Path = CASCADE) -> dict:
+def measure(classify: Callable, faces: np.ndarray, labels: np.ndarray) -> dict:
     """Take faces uint8 (n, 48, 48, 1) through the live path under every condition.
 
     Returns, by condition, `n`, the share `found` with its 95 % interval, `accuracy_found` of the live path on the
@@ -141,7 +140,7 @@ def measure(classify: Callable, faces: np.ndarray, labels: np.ndarray, cascade: 
     results = {}
     for name, (pixels, _) in CONDITIONS.items():
         frames = [brighten(frame) for frame in make_frames(faces, name)]
-        boxes = find(frames, true_box(pixels), cascade)
+        boxes = find(frames, true_box(pixels))
         results[name] = _outcome(classify, frames, boxes, labels, right_cut)
         if name == CLEAN:
             generator = np.random.default_rng(SEED)

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from options import HelpFormatter
+
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
 LOG_HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,picture"
@@ -31,7 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         description="Show the emotions of everybody in front of a camera, in a video or in pictures.",
         epilog="Keys in the window: q or Esc quits, space pauses, s saves a snapshot, p shows probabilities, "
         "m mirrors, h lists the keys.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     group = parser.add_argument_group("input")
     group.add_argument("--source", default="0", help="camera number, video, picture, folder, stream URL, or demo")
@@ -39,7 +41,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--mirror",
         action=argparse.BooleanOptionalAction,
         help="mirror the picture (default: cameras only)",
-        default=argparse.SUPPRESS,
+        default=None,
     )
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -88,7 +90,7 @@ def probability(text: str) -> float:
 def seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 3600:
-        raise argparse.ArgumentTypeError("seconds, 0 or more")
+        raise argparse.ArgumentTypeError("seconds must be 0 or more, and below 3600")
     return value
 
 
@@ -99,15 +101,6 @@ class Reading(NamedTuple):
     box: tuple[int, int, int, int]
     probabilities: object
     label: str
-
-    @property
-    def probability(self) -> float:
-        """That of the label, which another emotion may exceed by a little; of the likeliest one where none is named."""
-        from model import EMOTIONS
-
-        return float(
-            self.probabilities[EMOTIONS.index(self.label)] if self.label in EMOTIONS else max(self.probabilities)
-        )
 
     def mirrored(self, frame_width: int) -> "Reading":
         x, y, width, height = self.box
@@ -172,8 +165,6 @@ class Summary:
     def __str__(self):
         import numpy as np
 
-        if self.frames == 0:
-            return "No frames."
         lines = ["1 frame" if self.frames == 1 else f"{self.frames} frames"]
         if self.last_seconds > self.first_seconds:
             lines[0] += f", {(self.frames - 1) / (self.last_seconds - self.first_seconds):.1f} frames a second"
@@ -197,7 +188,7 @@ class Live:
         self.window, self.picture, self.recording, self.log = window, picture, recording, log
         self.tracker = Tracker(cascade)
         self.steadiers = {}  # by the face's id
-        self.mirror = getattr(args, "mirror", source.live and args.source.isdecimal())
+        self.mirror = args.mirror if args.mirror is not None else source.live and args.source.isdecimal()
         self.bars, self.help = args.probabilities, False
         self.paused = self.quit = False
         self.summary = Summary()
@@ -267,7 +258,7 @@ class Live:
             others = [other.box for other in readings if other is not reading]
             overlay.draw_bars(image, reading.box, reading.probabilities, others)
         for reading in readings:
-            overlay.draw_face(image, reading.box, reading.label, reading.probability)
+            overlay.draw_face(image, reading.box, reading.label, reading.probabilities)
         if frame.fault:
             overlay.draw_message(image, frame.fault)
 
@@ -288,17 +279,16 @@ class Live:
                 found = [Face(i, box, now, now, None) for i, box in enumerate(find_faces(self.cascade, gray), 1)]
             else:
                 found = self.tracker.update(gray, now)
-            fresh = [face for face in found if face.looked_seconds == now or face.id not in self.steadiers]
+                known = {face.id for face in self.tracker.faces}
+                self.steadiers = {id: steadier for id, steadier in self.steadiers.items() if id in known}
+            fresh = [face for face in found if face.looked_seconds == now]
             boxes = [face.box for face in fresh]
             tilts = [find_tilt(self.eyes, gray, box) for box in boxes] if self.eyes else None
         with self.summary.timed("classifying"):
             probabilities = classifier.probabilities(crop_faces(gray, boxes, tilts))
             for face, row in zip(fresh, probabilities, strict=True):
-                if face.id not in self.steadiers:
-                    self.steadiers[face.id] = Steadier(self.args.smoothing, self.args.threshold)
-                self.steadiers[face.id].update(row, now)
-        kept = {face.id for face in self.tracker.faces} | {face.id for face in found}
-        self.steadiers = {id: steadier for id, steadier in self.steadiers.items() if id in kept}
+                new = Steadier(self.args.smoothing, self.args.threshold)
+                self.steadiers.setdefault(face.id, new).update(row, now)
         steady = [self.steadiers[face.id] for face in found]
         return [Reading(face.id, face.box, s.probabilities, s.label) for face, s in zip(found, steady, strict=True)]
 
@@ -312,11 +302,14 @@ class Live:
 
     def _show(self, time_seconds: float) -> None:
         """Show a frame until it is due to go, hear the keys, and hold it while paused."""
+        from output import HOLD_SECONDS
+
         due = now = time.perf_counter()
         if self.source.still:
             due += 1 / self.source.fps
         elif not self.source.live:  # at the film's own pace; a frame that is late delays the rest
-            due = max(self._due_seconds + time_seconds - self._time_seconds, now)
+            step = time_seconds - self._time_seconds
+            due = max(self._due_seconds + (step if step < HOLD_SECONDS else 0), now)
         self._due_seconds, self._time_seconds = due, time_seconds
         self._key_while_showing(max(due - now, 0.001))
         while not self.quit and (self.paused or due - time.perf_counter() > 0.001):  # a key ended the wait
@@ -362,7 +355,8 @@ class Live:
         if self.paused:
             self._paused_seconds = time.perf_counter()
         else:
-            self.summary.leave_out(time.perf_counter() - self._paused_seconds)
+            began = max(self._paused_seconds, self.summary.first_seconds)  # it may begin before the first frame
+            self.summary.leave_out(time.perf_counter() - began)
             self._stamps.clear()
         if self.recording:
             self.recording.pause()
@@ -436,7 +430,7 @@ def _open_outputs(args, source, stack):
         log = output.Log(args.log, LOG_HEADER)
         stack.callback(log.close)
     if args.output and source.still and len(source.paths) == 1:
-        output.check_output(args.output, output.PICTURE_SUFFIXES)
+        output.check_output(args.output, output.WRITTEN_SUFFIXES)
         picture = args.output
     elif args.output:
         output.check_output(args.output, tuple(output.CODECS))

@@ -32,6 +32,11 @@ class ModelError(ValueError):
     """A model file that cannot be used; the message says why and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, for a sentence."""
+    return (str(error).strip() or repr(error)).split("\n")[0]
+
+
 def use_onednn() -> None:
     """Let TensorFlow, not yet imported, compute through oneDNN on every processor.
 
@@ -103,7 +108,7 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is one of the tables above or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
+    `arch` is a key of `RESIDUAL_BLOCKS` or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
     probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
     """
     import keras
@@ -243,7 +248,8 @@ def count_multiply_adds(model) -> int:
 class Classifier:
     """A loaded network, which threads may share.
 
-    `description` is what the `.json` beside its file says of it, or {}; `model` is Keras's, None of a `.tflite` file.
+    `predict` takes uint8 faces (n, 48, 48, 1), n at least 1, to float32 (n, 7); `description` is what the `.json`
+    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file.
     """
 
     def __init__(self, predict, description: dict, model=None):
@@ -262,7 +268,7 @@ class Classifier:
 
 
 def _keras_predict(model):
-    """Return a function from faces to a Keras model's probabilities, which may be of any number."""
+    """Return a function from any number of faces to a Keras model's probabilities."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -295,8 +301,7 @@ def lite_predict(content: bytes):
             interpreter = interpreter_class(model_content=content)
             interpreter.allocate_tensors()
         except Exception as error:  # several kinds for a damaged file
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"it is damaged or of another kind: {reason}") from error
+            raise ModelError(f"it is damaged or of another kind: {first_line(error)}") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs)]
     expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
@@ -344,8 +349,9 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{path} cannot be loaded ({reason}). Train a new one with: python train.py") from error
+        raise ModelError(
+            f"{path} cannot be loaded ({first_line(error)}). Train a new one with: python train.py"
+        ) from error
     expected = ((None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS)))
     if (model.input_shape, model.output_shape) != expected:
         raise ModelError(
@@ -357,7 +363,8 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
 
 def _load_lite(path: Path, description: dict) -> Classifier:
     if not path.is_file():
-        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {path}")
+        made = path.with_name(path.name.replace(".int8.tflite", ".tflite"))  # an export writes the int8 twin beside it
+        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {made}")
     try:
         return Classifier(lite_predict(path.read_bytes()), description)
     except (OSError, ModelError) as error:

@@ -14,6 +14,9 @@ class OptionsError(ValueError):
     """Options that cannot be had; the message says what is wrong and what to do."""
 
 
+BELOW_1 = math.nextafter(1, 0)
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names every default that there is."""
 
@@ -27,7 +30,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=HelpFormatter,
     )
     count, share, amount = number(1, kind=int), number(0, 1), number(0)
-    below_1 = number(0, math.nextafter(1, 0))  # at 1 the labels would count for nothing
+    below_1 = number(0, BELOW_1)  # at 1 the labels would count for nothing
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
     data.add_argument("--fraction", type=number(0.001, 1), default=1.0, help="share of the training faces to use")
@@ -53,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--label-smoothing", type=below_1, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes 0.6 of the time "
+        help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes about 0.7 of the time "
         "(default: half of those before the self-taught and plain ones for resnet on the cosine; cnn cannot)",
     )  # fmt: skip
     training.add_argument(
@@ -112,11 +115,11 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
     def parse(text: str):
         if not low <= (value := kind(text)) <= high:
-            limits = f"{low} or more" if high == sys.float_info.max else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+            limits = {sys.float_info.max: f"{low} or more", BELOW_1: f"{low} or more and below 1"}
+            raise argparse.ArgumentTypeError(f"{text} is not {limits.get(high, f'from {low} to {high}')}")
         return value
 
-    parse.__name__ = "number"  # what argparse calls it where the text is none
+    parse.__name__ = "whole number" if kind is int else "number"  # what argparse calls it where the text is none
     return parse
 
 
@@ -131,9 +134,13 @@ def check_options(args) -> None:
     if args.small_epochs and args.arch == "cnn":
         raise OptionsError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
     if args.small_epochs + args.self_taught_epochs + args.plain_epochs >= args.epochs:
-        raise OptionsError("The small, self-taught and plain epochs must be fewer than --epochs: others come between.")
+        raise OptionsError(
+            "The small, self-taught and plain epochs together must be fewer than --epochs: others come between."
+        )
     if (args.small_epochs or args.self_taught_epochs or args.plain_epochs) and args.schedule != "cosine":
-        raise OptionsError("Small, self-taught and plain epochs need --schedule cosine, which knows when it ends.")
+        raise OptionsError(
+            "Small, self-taught and plain epochs need --schedule cosine: with plateau nobody knows when it ends."
+        )
 
 
 def check_resumed(args) -> None:

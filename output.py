@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from video import LIVE_FPS, SILENT_SECONDS, VideoError, unmistakable
+from video import SILENT_SECONDS, USUAL_FPS, VideoError, unmistakable
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
 CODECS = {".mp4": ("mp4v",), ".webm": ("VP80", "VP90")}  # what OpenCV's wheels write, the fastest first
 GAP_SECONDS = SILENT_SECONDS + 1  # between a live source's frames or faults: the machine was asleep, or stopped
 HOLD_SECONDS = 60.0  # the same between a file's frames: a time stamp is wrong
@@ -64,7 +64,7 @@ class Recording:
         self.path = Path(path)
         self.longest_gap_seconds = GAP_SECONDS if live else HOLD_SECONDS
         # OpenCV passes three decimals on, and MPEG-4's clock ticks at most 65,535 times a second.
-        self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else LIVE_FPS
+        self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else USUAL_FPS
         self.frames = 0
         self._writer = None
         self._size = None
@@ -164,7 +164,9 @@ class Log:
         except OSError as error:
             if self._file is not None:
                 self._file.truncate(self._good_bytes)
-            raise VideoError(f"{self.path} cannot be written on ({error.strerror}). Free some space.") from error
+            raise VideoError(
+                f"{self.path} cannot be written any further ({error.strerror}). Free some space."
+            ) from error
 
     def close(self) -> None:
         """Write what is left. A log without a frame is not created."""

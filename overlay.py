@@ -37,15 +37,15 @@ def text_scale(shape) -> float:
     return min(max(min(shape[0], shape[1] * 0.75) / 800, 0.4), 4.0)
 
 
-def draw_face(image: np.ndarray, box, label: str, probability: float) -> None:
-    """Draw a face's box (x, y, width, height) and its label, an emotion with its probability 0..1 or "uncertain"."""
+def draw_face(image: np.ndarray, box, label: str, probabilities) -> None:
+    """Draw a face's box (x, y, width, height) and its label, an emotion with its share of the (7,), or "uncertain"."""
     x, y, width, height = box
     scale = _face_scale(image.shape, width)
     color = COLORS[label]
     thickness = max(round(3 * scale), 2)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
     cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
-    text = f"{label} {probability:.0%}" if label != UNCERTAIN else label
+    text = label if label == UNCERTAIN else f"{label} {probabilities[EMOTIONS.index(label)]:.0%}"
     _, line_height, _ = _text_size(text, scale)
     draw_text(image, text, (x, y - line_height), scale, _ink(color), color)
 

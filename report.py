@@ -9,27 +9,26 @@ import pandas as pd
 import evaluate
 import figures
 import live_path
-from faces import CascadeError, load_cascade
+from data import PRIVATE_TEST, PUBLIC_TEST, TRAINING
+from faces import CASCADE, SAME_FACE, CascadeError, load_cascade
 from model import EMOTIONS
 
 LIVE_FACES = 1000
 SHOWN = 14  # faces in a picture of errors
-PUBLIC_TEST, PRIVATE_TEST, TRAINING = "PublicTest", "PrivateTest", "Training"
 
 
 class ReportError(ValueError):
     """Something the user can mend that a report needs; the message says what to do."""
 
 
-def write_report(run: Path, classifier, splits: dict, split_name: str, origin: dict, notes=(), history=None) -> dict:
+def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, history=None) -> dict:
     """Score a `model.Classifier` on a named split; write scorecard.json, report.md and its pictures; return the card.
 
-    `splits` maps split names to objects with `faces` and `labels`; `origin` names what is scored (`model`, `data`,
-    `model_sha256`, `data_sha256`, `date`) and goes into the card; `notes` are sentences on the data; `history` is
-    the training's (columns of Keras's CSVLogger), None where it is not known. Two to three minutes on two cores.
+    `dataset` is a `data.Dataset`; `origin` names what is scored (`model`, `data`, `model_sha256`, `data_sha256`,
+    `date`) and goes into the card; `history` is the training's (columns of Keras's CSVLogger), None where it is not
+    known. Two to three minutes on two cores.
     """
-    check_cascade()
-    split = splits[split_name]
+    splits, split = dataset.splits, dataset[split_name]
     probabilities = evaluate.predict(classifier.probabilities, split.faces)
     card = origin | make_scorecard(classifier, splits, split_name, probabilities)
     if history is not None:
@@ -40,19 +39,19 @@ def write_report(run: Path, classifier, splits: dict, split_name: str, origin: d
     draw_scores(run, split.labels, probabilities, card)
     draw_split_faces(run, classifier.model, split, probabilities)
     oddities = evaluate.audit(splits)
-    draw_data(run, splits, oddities)
+    draw_data(run, dataset, oddities)
     parts = [
         title_part(card), class_part(frame), calibration_part(card), live_part(card), face_part(run),
-        training_part(history), data_part(splits, oddities, notes),
+        training_part(history), data_part(dataset, oddities),
     ]  # fmt: skip
     (run / "report.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return card
 
 
 def check_cascade() -> None:
-    """Raise `ReportError` where the live path cannot be measured, before the minutes that the rest takes."""
+    """Raise `ReportError` where the live path cannot be measured, before the hours that a training takes."""
     try:
-        load_cascade(live_path.CASCADE)
+        load_cascade(CASCADE)
     except CascadeError as error:
         raise ReportError(str(error)) from error
 
@@ -177,9 +176,9 @@ def draw_looks(path: Path, model, split, certainty: np.ndarray, right: np.ndarra
     figures.draw_grad_cam(split.faces[rows], maps, [captions[row] for row in rows], title, path)
 
 
-def draw_data(run: Path, splits: dict, oddities: dict) -> None:
+def draw_data(run: Path, dataset, oddities: dict) -> None:
     """Draw the counts, the faces with the most copies, and those with different labels."""
-    figures.draw_counts(count_frame(splits), run / "data_counts.png")
+    figures.draw_counts(dataset.counts(), run / "data_counts.png")
     for name, groups, title in (
         (
             "copies.png",
@@ -193,21 +192,15 @@ def draw_data(run: Path, splits: dict, oddities: dict) -> None:
         ),
     ):
         if groups:
-            faces = np.stack([splits[group[0][0]].faces[group[0][1]] for group in groups])
+            faces = np.stack([dataset[group[0][0]].faces[group[0][1]] for group in groups])
             figures.draw_faces(faces, [group_caption(group) for group in groups], title, run / name, columns=5)
 
 
 def group_caption(group: list[tuple[str, int, int]]) -> str:
     """Return a line for each label of a group of equal faces: how often, and where if not in Training."""
-    where = {TRAINING: ""}
-    lines = pd.Series([EMOTIONS[label] + where.get(name, f" ({name[:-4]})") for name, _, label in group])
+    where = {name: "" if name == TRAINING else f" ({name.removesuffix('Test')})" for name, _, _ in group}
+    lines = pd.Series([EMOTIONS[label] + where[name] for name, _, label in group])
     return "\n".join(f"{count} × {what}" for what, count in lines.value_counts().items())
-
-
-def count_frame(splits: dict) -> pd.DataFrame:
-    """Return the number of faces by split (rows) and emotion (columns)."""
-    rows = {name: np.bincount(split.labels, minlength=len(EMOTIONS)) for name, split in splits.items()}
-    return pd.DataFrame(rows, index=list(EMOTIONS)).T
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -299,7 +292,7 @@ def live_part(card: dict) -> str:
 {n:,} faces of {card["split"]}, set into frames of {live_path.FRAME_WIDTH} x {live_path.FRAME_HEIGHT} pixels,
 {live_path.FACE_PIXELS} pixels wide, their border continued and blurred, and taken through `faces.py`:
 brightened where dark, the search of a still picture, then the crop. Found: a box overlaps the true one by at least
-{live_path.SAME_FACE:.0%} (intersection over union). Accuracies are of the found faces.
+{SAME_FACE:.0%} (intersection over union). Accuracies are of the found faces.
 
 {markdown_table(header, rows)}
 
@@ -424,13 +417,11 @@ def _read_progress(history: pd.DataFrame) -> str:
     return f"The best validation accuracy rose by {gain * 100:.1f} points over the last {span} epochs: {state}."
 
 
-def data_part(splits: dict, oddities: dict, notes) -> str:
-    counts = count_frame(splits)
-    rows = [[name, *(f"{n:,}" for n in row), f"{row.sum():,}"] for name, row in counts.iterrows()]
+def data_part(dataset, oddities: dict) -> str:
+    rows = [[name, *(f"{n:,}" for n in row)] for name, row in dataset.counts().iterrows()]
     within = ", ".join(f"{name} {n:,}" for name, n in oddities["copies_within"].items())
-    across = ", ".join(f"{pair} {n:,}" for pair, n in oddities["copies_across"].items())
     constant = ", ".join(f"{name} {n:,}" for name, n in oddities["constant"].items())
-    said = "\n".join(f"- {note}" for note in notes)
+    said = "\n".join(f"- {note}" for note in dataset.notes)
     pictures = [f"![{name}]({name}.png)" for name, has in (
         ("data_counts", True), ("copies", oddities["groups"]), ("label_conflicts", oddities["conflicts"])
     ) if has]  # fmt: skip
@@ -441,8 +432,8 @@ def data_part(splits: dict, oddities: dict, notes) -> str:
 {said}
 - Constant images that remain: {constant}. Training leaves its own out; a test split keeps them, as everybody's does.
 - Exact copies within a split, beyond the first: {within}. They stay: they weigh a face a little more.
-- Exact copies across splits: {across}. They stay in Training; the accuracy without them, and without those
-  that are a few gray levels off, stands above.
+- Copies across splits stay in Training; the accuracy without them, and without those that are a few gray levels
+  off, stands above.
 - {oddities["groups"]:,} groups of equal faces, {len(oddities["conflicts"]):,} of them with different labels. They
   stay: the network learns to divide its certainty between the labels.
 

@@ -41,9 +41,8 @@ def trim_history(path: Path, epochs: int) -> None:
     """
     if path.exists():
         lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
-        partial = path.with_suffix(".partial.csv")
-        partial.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
-        put_in_place(partial, path)
+        with written_whole(path) as partial:
+            partial.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
 
 
 def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
@@ -162,15 +161,21 @@ def read_state(run: Path) -> dict:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file in one step: whole or not at all."""
-    partial = path.with_suffix(".partial.json")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    put_in_place(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def save_model(model, path: Path) -> None:
     """Write a .keras file in one step: whole or not at all."""
-    partial = path.with_suffix(".partial.keras")
-    model.save(partial)
+    with written_whole(path) as partial:
+        model.save(partial)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path):
+    """Give a place beside a path to write to, and then move what was written there in one step."""
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    yield partial
     put_in_place(partial, path)
 
 
@@ -201,14 +206,12 @@ def publish(best: Path, output: Path) -> None:
     """
     for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
         previous = old.with_name(f"{old.stem}.previous{old.suffix}")
-        partial = old.with_name(f"{old.stem}.partial{old.suffix}")
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(previous, best.with_name(f"displaced{old.suffix}"))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), written_whole(previous) as partial:
             shutil.copyfile(old, partial)
-            put_in_place(partial, previous)
-        shutil.copyfile(new, partial)
-        put_in_place(partial, old)
+        with written_whole(old) as partial:
+            shutil.copyfile(new, partial)
 
 
 def command(*words) -> str:

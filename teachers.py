@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 
-class TeacherError(Exception):
+class TeacherError(ValueError):
     """A file that cannot teach; the message says what is wrong with it."""
 
 

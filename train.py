@@ -49,7 +49,7 @@ NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free af
 Download it and run: python train.py --data PATH   (the .zip as it is, a .csv, or the unpacked folder)"""
 
 
-class TrainError(Exception):
+class TrainError(ValueError):
     """Something the user can mend; the message says what is wrong and what to do."""
 
 
@@ -73,7 +73,7 @@ def run_command(args) -> int:
     from data import DataError
     from distribution import DistributionError
     from model import ModelError, use_onednn
-    from report import ReportError
+    from report import ReportError, check_cascade
     from teachers import TeacherError
 
     use_onednn()
@@ -82,16 +82,17 @@ def run_command(args) -> int:
             raise TrainError(f"{args.model} is an export. Give --model the .keras file that it was made of.")
         if args.export:
             return export_model(args)
+        check_cascade()  # without it there is no report
         if args.evaluate:
             return score_model(args)
         return train(*open_run(args))
     except (DataError, DistributionError, ModelError, OptionsError, ReportError, TeacherError, TrainError) as error:
-        print(error, file=sys.stderr)
+        print(f"train.py: {error}", file=sys.stderr)
         return 2
 
 
-def open_run(args) -> tuple[Path, argparse.Namespace, dict]:
-    """Return the run folder, its arguments and its state: of the run to resume, else new ones and {}."""
+def open_run(args) -> tuple[Path | None, argparse.Namespace, dict]:
+    """Return the folder, arguments and state of the run to resume; else None, the arguments of a new one, and {}."""
     if args.resume is None:
         args.output = args.output or Path(BEST)
         check_output(args.output)
@@ -135,12 +136,8 @@ def find_data() -> Path:
 
 
 def train(run: Path | None, args, state: dict) -> int:
-    import numpy as np
-
     import data
     from distribution import Share, distribute, part
-    from model import import_keras, prefers_bfloat16
-    from teachers import ask_teachers, load_teacher
 
     share = distribute(args.seed, args.batch_size) if args.distribute else Share()
     if share.process:
@@ -157,18 +154,7 @@ def train(run: Path | None, args, state: dict) -> int:
 
     fitted = state.get("stopped") or state.get("epochs", 0) >= args.epochs  # then only the finish was cut short
     if not fitted:
-        import_keras()  # where it is missing, that is said before anything is written
-        if args.mixed_precision is None:
-            args.mixed_precision = prefers_bfloat16()
-        start = soft_labels = None
-        teachers = [load_teacher(path, args.mixed_precision) for path in args.teacher] if args.consistent else []
-        if not state:  # a file that cannot be used is refused before anything is written, too
-            start = starting_weights(args)
-            if args.teacher and not teachers:
-                soft_labels = ask_teachers(args.teacher, training.faces)
-        run = run or new_run(args)
-        if soft_labels is not None:
-            np.save(run / SOFT_LABELS, soft_labels)
+        run, start, teachers = prepare(run, args, state, training.faces)
     try:
         if not fitted:
             fit(run, args, state, start, teachers, training, validation, sha256, share)
@@ -181,6 +167,30 @@ def train(run: Path | None, args, state: dict) -> int:
         print(f"\ntrain.py: {error}", file=sys.stderr)
         interrupted(run, args)
         return 2
+
+
+def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | None, list]:
+    """Return the run's folder, the weights to start with (None: random ones), the teachers to ask about every batch.
+
+    What is missing or cannot be used is said before anything is written.
+    """
+    import numpy as np
+
+    from model import import_keras, prefers_bfloat16
+    from teachers import ask_teachers, load_teacher
+
+    import_keras()
+    if args.mixed_precision is None:
+        args.mixed_precision = prefers_bfloat16()
+    teachers = [load_teacher(path, args.mixed_precision) for path in args.teacher] if args.consistent else []
+    if state:
+        return run, None, teachers
+    start = starting_weights(args)
+    soft_labels = ask_teachers(args.teacher, faces) if args.teacher and not teachers else None
+    run = run or new_run(args)
+    if soft_labels is not None:
+        np.save(run / SOFT_LABELS, soft_labels)
+    return run, start, teachers
 
 
 def shadow_run(run: Path | None) -> Path:
@@ -200,22 +210,16 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     """Train to its end the network that the state of a resumed run names, or a new one: small faces first, plain last.
 
     A new one begins with the weights `start`, or with random ones where that is None. The `teachers` are asked about
-    every batch; where there are none, `args.teacher` has answered before.
+    every batch.
     """
-    import numpy as np
-
     import data
     from model import IMAGE_SIZE, import_keras
-    from teachers import distilled
 
     keras = import_keras()
     keras.utils.set_random_seed(args.seed)
     precision = " in bfloat16" if args.mixed_precision else ""
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
-    targets = data.one_hot(training.labels)
-    if args.teacher and not teachers:
-        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     small, alone, plain, end = stage_ends(args)
     steps = -(-share.whole(len(training)) // args.batch_size)
     for size, last_epoch in ((SMALL_SIZE, small), (IMAGE_SIZE, alone), (IMAGE_SIZE, plain), (IMAGE_SIZE, end)):
@@ -230,7 +234,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
         if state and first_epoch in (small, plain):
             state = state | {"counters": {}}
-        batches = stage_batches(args, training, targets, teachers, first_epoch, size, steps)
+        batches = stage_batches(run, args, training, teachers, first_epoch, size, steps)
         callbacks = make_callbacks(run, args, state, sha256, size)
         with ctrl_c_between_steps() as ctrl_c, closing_files(callbacks):
             model.fit(
@@ -249,21 +253,26 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             break
 
 
-def stage_batches(args, training, targets, teachers: list, first_epoch: int, size: int, steps: int):
+def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, size: int, steps: int):
     """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught."""
+    import numpy as np
+
     import data
     from model import IMAGE_SIZE
-    from teachers import taught
+    from teachers import distilled, taught
 
+    targets = data.one_hot(training.labels)
+    if args.teacher and not teachers:  # they have answered before
+        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     options, (*_, plain, _) = options_of(first_epoch, args), stage_ends(args)
     batches = functools.partial(
         data.make_batches, training, args.batch_size, args.seed, None if args.no_augmentation else data.Augmentation(),
         first_epoch, IMAGE_SIZE if teachers else size, targets, mixup=options.mixup if first_epoch < plain else 0,
         augmentation_share=functools.partial(augmentation_share, args=args),
     )  # fmt: skip
-    if not teachers:
-        return batches
-    return functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps, size)
+    if teachers:
+        batches = functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps, size)
+    return batches
 
 
 def starting_weights(args) -> list | None:
@@ -466,7 +475,7 @@ def make_report(run: Path, path: Path, classifier, dataset, split: str, history=
         "model": str(path), "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "data": dataset.source, "data_sha256": dataset.sha256(), "date": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
-    card = write_report(run, classifier, dataset.splits, split, origin, dataset.notes, history)
+    card = write_report(run, classifier, dataset, split, origin, history)
     low, high = card["accuracy_interval_95"]
     print(f"{split}, n = {card['n']:,}: accuracy {card['accuracy']:.2%} ({low:.2%} to {high:.2%}), single crop")
     print(f"{score_table(card)}\nReport: {run / 'report.md'}, for programs: {run / 'scorecard.json'}")

@@ -1,6 +1,6 @@
 """Where frames come from: camera, stream, file, pictures, demo.
 
-A source is iterated over for `Frame`s and closed at the end. Its attributes: `name`; `fps` (frames a second, 0 where
+A source is iterated over for `Frame`s and closed at the end. Its attributes: `fps` (frames a second, 0 where
 unknown); `live` (what is shown has to be now: frames may be skipped); `still` (pictures that do not follow each other).
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 DEMO_FACES = Path(__file__).resolve().parent / "demo" / "average_faces.png"
 CAMERAS = 5  # camera numbers that are tried when one is looked for
-LIVE_FPS = 30.0  # of a recording from a source that does not say its rate
-STILL_FPS = 1.0  # of a recording of pictures
+USUAL_FPS = 30.0  # where neither source nor file says its rate
+STILL_FPS = 1.0  # pictures a second, shown or recorded
 READ_AHEAD = 8  # frames,
 READ_AHEAD_BYTES = 64 * 2**20  # or as many as this holds, of large ones
 FAILED_READS = 5  # in a row, and a camera counts as unplugged; the first pictures of some are late
@@ -135,7 +135,7 @@ class VideoFile:
                 f"{self.name} is not a video that OpenCV can read. Convert it to .mp4, for example with ffmpeg."
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else LIVE_FPS
+        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else USUAL_FPS
         self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         frame_bytes = 3 * self._capture.get(cv2.CAP_PROP_FRAME_WIDTH) * self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         self._queue = queue.Queue(max(min(READ_AHEAD, int(READ_AHEAD_BYTES / max(frame_bytes, 1))), 1))

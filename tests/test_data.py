@@ -195,7 +195,7 @@ DAMAGES = {
     "label nothing": (replace_cell(0, ""), "row 3: emotion is ''"),
     "usage": (replace_cell(2, "Test"), "row 3: Usage is 'Test'"),
     "row short": (replace_cell(slice(1, None), []), "row 3"),
-    "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 1 more are wrong"),
+    "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 2 faults in all"),
     "broken image": (with_file("train/happy/a.png"), "image train/happy/a.png: cannot be decoded"),
     "empty image": (with_file("train/happy/a.jpg", b""), "image train/happy/a.jpg: cannot be decoded"),
     "unknown emotion": (with_file("train/contempt/a.png"), "train/contempt is none of the seven emotions"),

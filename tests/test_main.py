@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -433,6 +434,29 @@ def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
     says_so = [shown[-8:].mean() < 80 for shown in window.shown]  # a dark band with the message
     assert says_so[0] and sum(says_so) >= 5 and not says_so[-1]
     assert len({shown.tobytes() for shown in window.shown[:5]}) == 5  # moving pictures
+
+
+def test_a_wrong_time_stamp_does_not_hold_the_picture(run, monkeypatch):
+    frame = video.Demo.frame
+
+    def late(self, index):
+        return replace(frame(self, index), time_seconds=index / 30 + (9999 if index > 3 else 0))
+
+    monkeypatch.setattr(video.Demo, "frame", late)
+    install(monkeypatch, scripted_window([""] * 8 + ["q"]))
+    assert run("--source", "demo")[1].startswith("9 frames")
+
+
+def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, monkeypatch):
+    class Slow(main.Loader):
+        def run(self):
+            time.sleep(0.3)
+            super().run()
+
+    install(monkeypatch, scripted_window([" "] + [""] * 50 + [" "] + [""] * 20 + ["q"]))
+    monkeypatch.setattr(main, "Loader", Slow)
+    _, out, _ = run("--source", "demo")
+    assert float(re.search(r"([\d.]+) frames a second", out)[1]) < 40
 
 
 # ---- Faults of a camera

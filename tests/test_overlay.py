@@ -13,7 +13,7 @@ CORNERS = [(0, 0), (-20, -20), (10_000, 10_000), (0, 10_000)]
 
 def draw_all(image, box, label):
     overlay.draw_bars(image, box, PROBABILITIES)
-    overlay.draw_face(image, box, label, 0.5)
+    overlay.draw_face(image, box, label, PROBABILITIES)
 
 
 def changed_box(before, after):
@@ -128,7 +128,8 @@ def test_bars_are_as_long_as_their_probabilities():
 @pytest.mark.parametrize("box", [(100, 100, 200, 200), (100, 0, 200, 200)])
 def test_the_label_stands_above_the_box_or_at_its_top_with_its_probability(box):
     image, label = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
-    overlay.draw_face(image, box, "happy", 0.57)
+    happy = [0.01, 0.02, 0.03, 0.57, 0.6, 0.05, 0.06]  # the number is that of the label, not the highest
+    overlay.draw_face(image, box, "happy", happy)
     height = overlay._text_size("x", overlay.text_scale(image.shape))[1]
     overlay.draw_text(label, "happy 57%", (100, box[1] - height), 0.6, overlay.BLACK, overlay.COLORS["happy"])
     first, last, left, right = changed_box(np.full_like(label, 128), label)

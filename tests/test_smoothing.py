@@ -38,16 +38,11 @@ def test_two_near_equal_emotions_do_not_alternate():
     assert changes[0] > 100 and changes[0.3] <= 5
 
 
-def test_the_number_beside_a_label_is_the_label_s():
+def test_an_emotion_that_leads_by_little_does_not_take_over():
     happy, sad = np.full((2, 7), 0.03)
     happy[3], happy[4] = 0.6, 0.25
-    sad[3], sad[4] = 0.38, 0.47  # not enough to take over
-    steadier = Steadier(0.01, 0.35)
-    assert labels_of(steadier, [happy, sad]) == ["happy", "happy"]
-    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "happy").probability == pytest.approx(0.38, abs=0.01)
-    assert main.Reading(1, (0, 0, 9, 9), steadier.probabilities, "uncertain").probability == pytest.approx(
-        0.47, abs=0.01
-    )
+    sad[3], sad[4] = 0.38, 0.47
+    assert labels_of(Steadier(0.01, 0.35), [happy, sad]) == ["happy", "happy"]
 
 
 def test_a_cut_shows_within_four_tenths_of_a_second():
