@@ -39,6 +39,8 @@ SPLIT_FOLDERS = {
     **{"validation": PUBLIC_TEST, "valid": PUBLIC_TEST, "val": PUBLIC_TEST},
     **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
 }  # beside a folder for validation, "test" is PRIVATE_TEST
+MOST_BLUR = 2.5  # standard deviation in pixels of 48, of a filmed face's blur
+MOST_NOISE = 20.0  # and of its noise, in gray levels
 
 
 class DataError(ValueError):
@@ -464,3 +466,25 @@ def make_batches(
 def blend(values: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return each row mixed with the one as far from the other end, which keeps `share` of itself (n, 1, ...)."""
     return share * values + (1 - share) * values[::-1]
+
+
+def filmed(make_batches: Callable, seed: int, first_step: int = 0):
+    """Yield the batches from a step on with faces as a camera may give them, which follow from seed and step alone."""
+    for step, (faces, targets) in enumerate(make_batches(), first_step):
+        yield film(faces, np.random.default_rng((seed, step, 1))), targets
+
+
+def film(faces: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the faces, float32 (n, size, size, 1), 0..255, half of them blurred, and half with noise.
+
+    A little is drawn more often than much. Blur is a product with a Gaussian's matrix from both sides.
+    """
+    n, size = faces.shape[:2]
+    blur, noise = np.maximum(generator.triangular(-1, 0, 1, (2, n, 1, 1)), 0).astype(np.float32)
+    sigma = np.maximum(MOST_BLUR * size / IMAGE_SIZE * blur, 0.1)  # pixels; 0.1 changes nothing
+    place = np.arange(size, dtype=np.float32)
+    weights = np.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)  # (n, size, size)
+    weights /= weights.sum(axis=2, keepdims=True)
+    blurred = weights @ faces[..., 0] @ weights.transpose(0, 2, 1)
+    grain = MOST_NOISE * noise * generator.standard_normal(blurred.shape, np.float32)
+    return np.clip(blurred + grain, 0, 255)[..., None]

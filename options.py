@@ -39,6 +39,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--augmentation", type=share, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
         help="share of the usual changes to a face, 0 to 1, in the first and in the last epoch before self-taught ones",
     )  # fmt: skip
+    data.add_argument(
+        "--filmed", action="store_true", help="also blur half of the faces, and add noise to half, as cameras do"
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
     training.add_argument(

@@ -254,7 +254,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
 
 
 def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, size: int, steps: int):
-    """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught."""
+    """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught, filmed."""
     import numpy as np
 
     import data
@@ -272,7 +272,7 @@ def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, s
     )  # fmt: skip
     if teachers:
         batches = functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps, size)
-    return batches
+    return functools.partial(data.filmed, batches, args.seed, first_epoch * steps) if args.filmed else batches
 
 
 def starting_weights(args) -> list | None:

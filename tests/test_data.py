@@ -398,3 +398,36 @@ def test_scaled_augmentation_goes_a_share_of_the_way_and_mirrors_all_the_same():
 
     whole, third, hardly = moved(1.0), moved(0.33), moved(1e-6)
     assert hardly < 0.01 < third < 0.5 * whole
+
+
+# ---- Filmed faces
+
+
+def test_half_of_the_filmed_faces_have_noise():
+    noise = data.film(np.full((600, 48, 48, 1), 128, np.float32), np.random.default_rng(0)).std(axis=(1, 2, 3))
+    assert 0.4 < (noise > 0.01).mean() < 0.6
+    assert np.median(noise[noise > 0.01]) < 0.5 * data.MOST_NOISE and 0.8 < noise.max() / data.MOST_NOISE < 1.05
+
+
+@pytest.mark.parametrize("size", [48, 36])
+def test_half_of_the_filmed_faces_are_blurred_as_a_gaussian_does(monkeypatch, size):
+    monkeypatch.setattr(data, "MOST_NOISE", 0)
+    point = np.zeros((600, size, size, 1), np.float32)
+    point[:, size // 2, size // 2] = 255
+    filmed = data.film(point, np.random.default_rng(0))
+    blurred = filmed[:, size // 2, size // 2, 0] < 254
+    assert 0.3 < blurred.mean() < 0.6 and np.allclose(filmed[~blurred], point[~blurred], atol=1)
+    assert np.allclose(filmed.sum(axis=(1, 2, 3)), 255, rtol=1e-3)
+    squares = (np.arange(size) - size // 2) ** 2
+    sigma = np.sqrt((filmed[..., 0].sum(axis=2) @ squares) / 255)  # the spread along the rows
+    assert 0.85 < sigma.max() * 48 / size / data.MOST_BLUR < 1.01
+
+
+def test_filmed_faces_follow_from_seed_and_step():
+    batches = [(FACES.astype(np.float32), i) for i in range(4)]
+    whole = list(data.filmed(lambda: batches, seed=1))
+    resumed = list(data.filmed(lambda: batches[2:], seed=1, first_step=2))
+    assert [targets for _, targets in whole] == [0, 1, 2, 3]
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(whole[2:], resumed, strict=True))
+    assert not np.array_equal(whole[0][0], whole[1][0])
+    assert whole[0][0].dtype == np.float32 and whole[0][0].min() >= 0 and whole[0][0].max() <= 255

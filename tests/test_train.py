@@ -18,6 +18,7 @@ from made_data import make_rows, write_csv
 import data
 import figures
 import model
+import options
 import report
 import runs
 import stages
@@ -414,6 +415,18 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     assert [targets.argmax() for _, targets in resumed] == [2, 1]
     blocks = faces.reshape(len(faces), 24, 2, 24, 2, 1).mean(axis=(2, 4))
     assert all(np.allclose(shown, blocks, atol=0.01) for shown, _ in resumed) and asked[-1].shape == faces.shape
+
+
+def test_the_teachers_see_filmed_faces_sharp(finished):
+    training = data.load_fer2013(finished / "fer2013.csv")["Training"]
+    shown, asked = {}, {False: [], True: []}
+    for filmed in asked:
+        args = options.parse_args(["--teacher", "a.keras", "--consistent", "--small-epochs", "0"])
+        stages.choose_stages(args)
+        args.filmed = filmed
+        teacher = lambda faces, filmed=filmed: asked[filmed].append(faces) or np.eye(7)[:1]  # noqa: E731
+        shown[filmed], _ = next(train.stage_batches(None, args, training, [teacher], 0, 48, 1)())
+    assert np.array_equal(asked[False], asked[True]) and not np.allclose(shown[False], shown[True], atol=1)
 
 
 def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
