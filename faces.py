@@ -257,9 +257,7 @@ class Tracker:
 
     def update(self, gray: np.ndarray, time_seconds: float) -> list[Face]:
         """Return the faces of the next frame, uint8 (height, width), at its time in the source, oldest first."""
-        if (
-            gray.shape != self._shape or time_seconds < self._time_seconds
-        ):  # another resolution, or a film that starts again
+        if gray.shape != self._shape or time_seconds < self._time_seconds:  # another size, or a film starts again
             self.faces, self._shape, self._searched_seconds = [], gray.shape, -math.inf
         for i, face in enumerate(sorted(self.faces, key=lambda face: face.looked_seconds)):
             if i < MOST_A_FRAME or time_seconds - face.looked_seconds >= TURN_SECONDS:
