@@ -18,6 +18,8 @@ from pathlib import Path
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
 START = "start.json"  # the description of the model to start with
+# What a resume needs of Keras's callbacks, by the names that train.py gives them.
+COUNTED = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
 
 
 def new_run(args) -> Path:
@@ -56,8 +58,6 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
 
     from figures import draw_curves
 
-    kept = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
-
     class RunKeeper(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):  # after the others, which have just reset themselves
             (run / BEST_PARTIAL).unlink(missing_ok=True)  # what a kill left
@@ -76,30 +76,34 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
             if (run / BEST_PARTIAL).exists():
                 save_plain(self.model, args.arch, run / BEST_PARTIAL)
                 put_in_place(run / BEST_PARTIAL, run / BEST)
-            self.back_up(epoch + 1)
+            back_up(self.model, run, epoch + 1, counters, sha256)
             with contextlib.suppress(OSError):  # on Windows a viewer may hold the picture
                 draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
 
-        def back_up(self, epochs: int):
-            backup = f"backup-{epochs:03d}.keras"
-            self.model.save(run / backup)
-            flush(run / backup)
-            new = {
-                "epochs": epochs,
-                "backup": backup,
-                "stopped": bool(self.model.stop_training),
-                "finished": False,
-                "data_sha256": sha256,
-                "dropout_seeds": [keras.ops.convert_to_numpy(seed).tolist() for seed in dropout_seeds(self.model)],
-                "counters": {name: {key: getattr(counters[name], key) for key in kept[name]} for name in counters},
-            }
-            write_json(run / STATE, new)
-            for old in run.glob("backup-*.keras"):
-                if old.name != backup:
-                    with contextlib.suppress(OSError):  # the next epoch tries again
-                        old.unlink()
-
     return RunKeeper()
+
+
+def back_up(model, run: Path, epochs: int, counters: dict, sha256: str) -> None:
+    """Save a model with its optimizer after so many epochs, then the state that names it; remove older backups."""
+    import keras
+
+    backup = f"backup-{epochs:03d}.keras"
+    model.save(run / backup)
+    flush(run / backup)
+    new = {
+        "epochs": epochs,
+        "backup": backup,
+        "stopped": bool(model.stop_training),
+        "finished": False,
+        "data_sha256": sha256,
+        "dropout_seeds": [keras.ops.convert_to_numpy(seed).tolist() for seed in dropout_seeds(model)],
+        "counters": {name: {key: getattr(counters[name], key) for key in COUNTED[name]} for name in counters},
+    }
+    write_json(run / STATE, new)
+    for old in run.glob("backup-*.keras"):
+        if old.name != backup:
+            with contextlib.suppress(OSError):  # the next epoch tries again
+                old.unlink()
 
 
 @contextlib.contextmanager
