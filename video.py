@@ -337,7 +337,7 @@ def _why_silent(address, opened: bool) -> str:
 class Demo:
     """The average face of each emotion moving over a background, one after the other; 640x480, 30 frames a second."""
 
-    live, still, fps, name = False, False, 30.0, "demo"
+    live, still, fps = False, False, 30.0
     width, height = 640, 480  # pixels
 
     def __init__(self, seconds: float = 10.0, emotion_seconds: float = 10 / 7):

@@ -419,16 +419,17 @@ def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
     assert -0.1 < stamps[-1] - stamps[1] - 28 / 15 < 0.4  # 0.56 if the time of showing came on top
 
 
-def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
-    class Slow(main.Loader):
-        def run(self):
-            time.sleep(0.3)
-            super().run()
+class SlowLoader(main.Loader):
+    def run(self):
+        time.sleep(0.3)
+        super().run()
 
+
+def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
     cameras(noise(200, 240, 320), seconds_a_frame=0.005)
     window = scripted_window([""] * 100 + ["q"])
     install(monkeypatch, window)
-    monkeypatch.setattr(main, "Loader", Slow)
+    monkeypatch.setattr(main, "Loader", SlowLoader)
     status, _, _ = run("--source", "0")
     assert status == 0
     says_so = [shown[-8:].mean() < 80 for shown in window.shown]  # a dark band with the message
@@ -448,13 +449,8 @@ def test_a_wrong_time_stamp_does_not_hold_the_picture(run, monkeypatch):
 
 
 def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, monkeypatch):
-    class Slow(main.Loader):
-        def run(self):
-            time.sleep(0.3)
-            super().run()
-
     install(monkeypatch, scripted_window([" "] + [""] * 50 + [" "] + [""] * 20 + ["q"]))
-    monkeypatch.setattr(main, "Loader", Slow)
+    monkeypatch.setattr(main, "Loader", SlowLoader)
     _, out, _ = run("--source", "demo")
     assert float(re.search(r"([\d.]+) frames a second", out)[1]) < 40
 
