@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import functools
 import gzip
 import hashlib
 import itertools
@@ -373,8 +374,6 @@ def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augment
     The chance comes from NumPy, so that a seed means the same on every Keras backend; the pixels are moved by
     `keras.ops` in one call a batch, bilinear, the border continued outwards.
     """
-    from keras import ops
-
     n = len(faces)
     # -1..1, most often near 0: most faces in front of a camera are upright and well placed.
     turn, larger, right, down, brighter, sharper = generator.triangular(-1, 0, 1, (6, n))
@@ -388,14 +387,34 @@ def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augment
     a2 = centre + shift_x - (a0 + a1) * centre_out
     b2 = centre + shift_y - (b0 + b1) * centre_out
     transforms = np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype(np.float32)  # (n, 8)
-    moved = ops.image.affine_transform(
-        faces.astype(np.float32), transforms, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
-    )[:, :size, :size]
     gain, offset = 1 + settings.contrast * sharper, 255 * settings.brightness * brighter
     gain, offset = (values.astype(np.float32)[:, None, None, None] for values in (gain, offset))
-    lit = ops.clip((moved - 127.5) * gain + 127.5 + offset, 0, 255)
     erased, gray = _rectangles(n, size, settings.erase, generator)
+    return _compiled(_change)(faces.astype(np.float32), transforms, gain, offset, erased, gray)
+
+
+def _change(faces, transforms, gain, offset, erased, gray):
+    """Return faces moved by transforms (n, 8), lit by gain and offset, and gray where erased (n, size, size, 1)."""
+    from keras import ops
+
+    size = erased.shape[1]
+    moved = ops.image.affine_transform(
+        faces, transforms, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
+    )[:, :size, :size]
+    lit = ops.clip((moved - 127.5) * gain + 127.5 + offset, 0, 255)
     return ops.where(erased, gray, lit)
+
+
+@functools.cache
+def _compiled(function):
+    """Return a function of arrays as the backend runs it best: JAX would take its operations one at a time."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
 
 
 def _rectangles(n: int, size: int, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -440,16 +459,19 @@ def make_batches(
     `mixup`, a face and its target are blended with another's, by a share from Beta(mixup, mixup) (Zhang et al. 2017).
     `augmentation_share(epoch)`, 0..1, says how much of its way the augmentation goes.
     Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees what an
-    uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches.
+    uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches; the last is filled up with
+    the first faces, for a small one would be a step as large, and JAX compiles every size.
     """
     from keras import ops
 
     targets = one_hot(split.labels) if targets is None else targets
+    batch_size = min(batch_size, len(split))
+    shown = -(-len(split) // batch_size) * batch_size
     for epoch in itertools.count(first_epoch):
         generator = np.random.default_rng((seed, epoch))
-        order = generator.permutation(len(split))
+        order = np.resize(generator.permutation(len(split)), shown)
         changes = augmentation and augmentation.scaled(augmentation_share(epoch))
-        for start in range(0, len(split), batch_size):
+        for start in range(0, shown, batch_size):
             rows = order[start : start + batch_size]
             if changes is None:
                 faces = resize_faces(split.faces[rows], size).astype(np.float32)
@@ -479,12 +501,21 @@ def film(faces: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
     A little is drawn more often than much. Blur is a product with a Gaussian's matrix from both sides.
     """
+    from keras import ops
+
     n, size = faces.shape[:2]
     blur, noise = np.maximum(generator.triangular(-1, 0, 1, (2, n, 1, 1)), 0).astype(np.float32)
     sigma = np.maximum(MOST_BLUR * size / IMAGE_SIZE * blur, 0.1)  # pixels; 0.1 changes nothing
-    place = np.arange(size, dtype=np.float32)
-    weights = np.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)  # (n, size, size)
-    weights /= weights.sum(axis=2, keepdims=True)
-    blurred = weights @ faces[..., 0] @ weights.transpose(0, 2, 1)
-    grain = MOST_NOISE * noise * generator.standard_normal(blurred.shape, np.float32)
-    return np.clip(blurred + grain, 0, 255)[..., None]
+    grain = MOST_NOISE * noise * generator.standard_normal((n, size, size), np.float32)
+    return ops.convert_to_numpy(_compiled(_blur_and_add)(faces, sigma, grain))
+
+
+def _blur_and_add(faces, sigma, grain):
+    """Return faces (n, size, size, 1) blurred by a Gaussian's sigma (n, 1, 1), with grain (n, size, size) added."""
+    from keras import ops
+
+    place = ops.arange(faces.shape[1], dtype="float32")
+    weights = ops.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)  # (n, size, size)
+    weights = weights / ops.sum(weights, axis=2, keepdims=True)
+    blurred = ops.matmul(ops.matmul(weights, faces[..., 0]), ops.transpose(weights, (0, 2, 1)))
+    return ops.clip(blurred + grain, 0, 255)[..., None]

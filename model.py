@@ -23,8 +23,11 @@ CPU_INFORMATION = Path("/proc/cpuinfo")
 _STDERR_LOCK = threading.RLock()
 RESIDUAL_BLOCKS = {  # filters and strides of each block
     "resnet": ((64, 1), (128, 2), (192, 2), (256, 2)),
-    "resnet-large": ((64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),  # to teach the other
+    # To teach the other: a larger one, and one whose first block sees every pixel.
+    "resnet-large": ((64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
+    "resnet-huge": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
 }
+STEM_STRIDES = {"resnet": 2, "resnet-large": 2, "resnet-huge": 1}
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 
 
@@ -116,16 +119,16 @@ def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = 
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, RESIDUAL_BLOCKS[arch])
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, RESIDUAL_BLOCKS[arch], STEM_STRIDES[arch])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     return keras.Model(faces, probabilities, name=arch)
 
 
-def _resnet(x, dtype: str, blocks):
+def _resnet(x, dtype: str, blocks, stem_strides: int):
     """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face."""
     from keras import layers
 
-    x = _normalised(_convolution(x, 32, dtype, strides=2), dtype)  # (n, 24, 24, 32)
+    x = _normalised(_convolution(x, 32, dtype, strides=stem_strides), dtype)  # (n, 24, 24, 32)
     for filters, strides in blocks:
         y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
         y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))

@@ -45,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
     training.add_argument(
-        "--arch", choices=("resnet", "resnet-large", "cnn"), default="resnet",
+        "--arch", choices=("resnet", "resnet-large", "resnet-huge", "cnn"), default="resnet",
         help="residual network, a larger one to teach it, or a plain one",
     )  # fmt: skip
     training.add_argument("--batch-size", type=count, default=128, help="faces a step")

@@ -2,7 +2,11 @@
 
 import dataclasses
 import gzip
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -334,7 +338,7 @@ def test_a_smaller_size_shows_the_same_face():
     assert not np.array_equal(augmented(seed=1, size=36, flip=True), augmented(seed=2, size=36, flip=True))
 
 
-def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():
+def test_batches_follow_from_seed_and_epoch_and_hold_every_face():
     split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
 
     def take(count, **options):
@@ -342,14 +346,21 @@ def test_batches_follow_from_seed_and_epoch_and_hold_every_face_once():
         return [next(batches) for _ in range(count)]
 
     first = take(6, seed=3)
-    assert [len(faces) for faces, _ in first] == [32, 32, 6, 32, 32, 6]
+    assert [len(faces) for faces, _ in first] == [32] * 6
     labels = np.concatenate([labels for _, labels in first[:3]]).argmax(axis=1)
     faces = np.concatenate([faces for faces, _ in first[:3]]).astype(np.uint8)
-    assert sorted_faces(faces, labels) == sorted_faces(split.faces, split.labels)
+    assert sorted_faces(faces[:70], labels[:70]) == sorted_faces(split.faces, split.labels)
+    assert np.array_equal(faces[70:], faces[:26]) and np.array_equal(labels[70:], labels[:26])  # filled up
     resumed = take(3, seed=3, first_epoch=1)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(resumed, first[3:], strict=True))
     assert not np.array_equal(first[0][0], first[3][0])
     assert not np.array_equal(first[0][0], take(1, seed=4)[0][0])
+
+
+def test_fewer_faces_than_a_batch_takes_are_one_batch():
+    split = data.Split(FACES[:5], np.arange(5, dtype=np.uint8))
+    batches = make_batches(split, 32, 0, None)
+    assert [len(next(batches)[0]) for _ in range(2)] == [5, 5]
 
 
 def test_mixup_blends_faces_and_targets_alike():
@@ -398,6 +409,31 @@ def test_scaled_augmentation_goes_a_share_of_the_way_and_mirrors_all_the_same():
 
     whole, third, hardly = moved(1.0), moved(0.33), moved(1e-6)
     assert hardly < 0.01 < third < 0.5 * whole
+
+
+ON_JAX = """
+import sys
+import numpy as np
+import data
+faces = np.load(sys.argv[1])
+generator = np.random.default_rng(5)
+changed = np.asarray(data.augment(faces, generator, data.Augmentation(), 36))
+np.savez(sys.argv[2], changed=changed, filmed=data.film(changed, generator))
+"""
+
+
+def test_a_seed_changes_and_films_faces_alike_on_jax(tmp_path):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "faces.npy", FACES)
+    folder = str(Path(data.__file__).parent)
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": folder}
+    command = [sys.executable, "-c", ON_JAX, tmp_path / "faces.npy", tmp_path / "jax.npz"]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    on_jax = np.load(tmp_path / "jax.npz")
+    generator = np.random.default_rng(5)
+    changed = np.asarray(augment(FACES, generator, Augmentation(), 36))
+    assert np.allclose(on_jax["changed"], changed, atol=0.1)
+    assert np.allclose(on_jax["filmed"], data.film(changed, generator), atol=0.1)
 
 
 # ---- Filmed faces
