@@ -128,7 +128,7 @@ def _resnet(x, dtype: str, blocks, stem_strides: int):
     """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face."""
     from keras import layers
 
-    x = _normalised(_convolution(x, 32, dtype, strides=stem_strides), dtype)  # (n, 24, 24, 32)
+    x = _normalised(_convolution(x, 32, dtype, strides=stem_strides), dtype)  # (n, 24, 24, 32), or 48
     for filters, strides in blocks:
         y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
         y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))

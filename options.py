@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
     training.add_argument(
         "--arch", choices=("resnet", "resnet-large", "resnet-huge", "cnn"), default="resnet",
-        help="residual network, a larger one to teach it, or a plain one",
+        help="residual network, two larger ones to teach it, or a plain one",
     )  # fmt: skip
     training.add_argument("--batch-size", type=count, default=128, help="faces a step")
     training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
@@ -78,7 +78,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
     training.add_argument(
         "--start-blocks", type=count, metavar="BLOCKS",
-        help="take only the first residual blocks of --start, which may be of the other resnet, and draw the rest anew",
+        help="take only the first residual blocks of --start, a resnet or resnet-large, and draw the rest anew",
     )  # fmt: skip
     training.add_argument(
         "--teacher", type=Path, nargs="+", metavar="FILE",

@@ -45,6 +45,11 @@ def test_the_network_is_of_the_promised_size(arch):
     assert model.count_params() < 3e6
 
 
+def test_the_largest_teacher_looks_at_every_pixel():
+    first = next(layer for layer in build_model("resnet-huge").layers if isinstance(layer, keras.layers.Conv2D))
+    assert first.output.shape == (None, 48, 48, 32)
+
+
 def test_the_shipped_network_is_what_this_program_builds_and_what_is_said_of_it():
     shipped = load_classifier()
     built = build_model("resnet")

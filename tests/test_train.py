@@ -31,7 +31,11 @@ ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "5", "--plain-epochs", "1", "--batch-size", "4"]
 OPTIONS += ["--augmentation", "1", "0.5"]
-SMALL_BLOCKS = {"resnet": ((8, 2),), "resnet-large": ((8, 2), (8, 1))}  # small, and as good for tests
+SMALL_BLOCKS = {  # small, and as good for tests
+    "resnet": ((8, 2),),
+    "resnet-large": ((8, 2), (8, 1)),
+    "resnet-huge": ((8, 2),),
+}
 RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; train.leave(train.main(sys.argv[1:]))"
 
 
@@ -475,7 +479,8 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "Add --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
     start = ["--data", csv, "--start", finished / train.BEST, "--start-blocks"]
     assert "do not have the first 2 blocks in common" in refused(capsys, *start, "2", "--arch", "resnet-large")
-    assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", "cnn")
+    for arch in ("resnet-huge", "cnn"):  # the first of these sees every pixel, where a resnet sees every other
+        assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", arch)
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
     assert "needs --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
