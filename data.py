@@ -407,14 +407,14 @@ def _change(faces, transforms, gain, offset, erased, gray):
 
 @functools.cache
 def _compiled(function):
-    """Return a function of arrays as the backend runs it best: JAX would take its operations one at a time."""
+    """Return a function of NumPy arrays as the backend runs it best: JAX would take its operations one at a time."""
     import keras
 
-    if keras.backend.backend() != "jax":
-        return function
-    import jax
+    if keras.backend.backend() == "jax":
+        import jax
 
-    return jax.jit(function)
+        return jax.jit(function)
+    return lambda *arrays: function(*map(keras.ops.convert_to_tensor, arrays))
 
 
 def _rectangles(n: int, size: int, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
