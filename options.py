@@ -75,7 +75,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
         "the best of these is kept (default: a thirtieth of the epochs after self-taught ones, else 0)",
     )  # fmt: skip
-    training.add_argument("--start", type=Path, metavar="MODEL.keras", help="begin with its weights, not random ones")
+    training.add_argument(
+        "--start", type=Path, nargs="+", metavar="MODEL.keras",
+        help="begin with its weights, or with the mean of several networks' of one origin, not with random ones",
+    )  # fmt: skip
     training.add_argument(
         "--start-blocks", type=count, metavar="BLOCKS",
         help="take only the first residual blocks of --start, a resnet or resnet-large, and draw the rest anew",
@@ -128,8 +131,8 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
 def check_options(args) -> None:
     """Refuse options that do not go together, before anything is read."""
-    if args.start_blocks and not args.start:
-        raise OptionsError("--start-blocks needs --start, the model to take these blocks from.")
+    if args.start_blocks and len(args.start or []) != 1:
+        raise OptionsError("--start-blocks needs one model as --start, to take these blocks from.")
     if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
         raise OptionsError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
     if args.self_taught_epochs and args.teacher:

@@ -17,22 +17,22 @@ from pathlib import Path
 
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
-START = "start.json"  # the description of the model to start with
+STARTS = "starts.json"  # how the models to start with came about
 # What a resume needs of Keras's callbacks, by the names that train.py gives them.
 COUNTED = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
 
 
 def new_run(args) -> Path:
-    """Make runs/<time>/ and note the arguments in it, and how the model to start with came about."""
-    from model import description_path
+    """Make runs/<time>/ and note the arguments in it, and how the models to start with came about."""
+    from model import description_path, read_description
 
     run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
     while run.exists():
         run = run.with_name(run.name + "_")
     run.mkdir(parents=True)
     (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
-    if args.start and description_path(args.start).exists():
-        shutil.copyfile(description_path(args.start), run / START)
+    if args.start:
+        write_json(run / STARTS, [read_description(description_path(path)).get("training") for path in args.start])
     return run
 
 
@@ -231,10 +231,10 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
     import pandas as pd
 
     from figures import best_epoch
-    from model import EMOTIONS, count_multiply_adds, read_description
+    from model import EMOTIONS, count_multiply_adds
     from stages import SELF_TAUGHT
 
-    before = read_description(run / START).get("training")
+    starts = json.loads((run / STARTS).read_text(encoding="utf-8")) if (run / STARTS).exists() else []
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
     others = ("data", "output", "resume", "evaluate", "model", "split", "export")
@@ -259,6 +259,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
                 "numpy": np.__version__,
             },
             **({"self_taught": SELF_TAUGHT} if args.self_taught_epochs else {}),
-            **({"before": before} if before else {}),  # how the model came about that it started from
+            # How the model came about that it started from, or the several, in this order.
+            **({"before": starts[0] if len(starts) == 1 else starts} if any(starts) else {}),
         },
     }

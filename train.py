@@ -276,24 +276,31 @@ def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, s
 
 
 def starting_weights(args) -> list | None:
-    """Return the weights of the model to start with, which has to be of the architecture that is to be trained."""
+    """Return the mean weights of the models to start with, of the architecture that is to be trained.
+
+    Networks that went on from one and the same are often as good in the mean of their weights as in that of their
+    answers (Wortsman et al. 2022, "Model soups").
+    """
+    import numpy as np
+
     from model import load_classifier
 
-    if not args.start:
-        return None
-    if args.start.suffix != ".keras":
-        raise TrainError(f"--start {args.start} must be a .keras file: an export cannot be trained further.")
-    network = load_classifier(args.start).model
-    if args.start_blocks:
-        return first_blocks(network, args)
-    if network.name != args.arch:
-        raise TrainError(
-            f"--start {args.start} is a {network.name}. Add --arch {network.name}, or start with another model."
-        )
-    return network.get_weights()
+    weights = []
+    for path in args.start or []:
+        if path.suffix != ".keras":
+            raise TrainError(f"--start {path} must be a .keras file: an export cannot be trained further.")
+        network = load_classifier(path).model
+        if args.start_blocks:
+            return first_blocks(network, path, args)
+        if network.name != args.arch:
+            raise TrainError(
+                f"--start {path} is a {network.name}. Add --arch {network.name}, or start with another model."
+            )
+        weights.append(network.get_weights())
+    return [np.mean(of_one_layer, axis=0) for of_one_layer in zip(*weights, strict=True)] or None
 
 
-def first_blocks(network, args) -> list:
+def first_blocks(network, path: Path, args) -> list:
     """Return the weights of a residual network's first blocks, which the one to train has to have in common."""
     import keras
 
@@ -303,7 +310,7 @@ def first_blocks(network, args) -> list:
     stems = [STEM_STRIDES.get(arch) for arch in (args.arch, network.name)]
     first, others = (RESIDUAL_BLOCKS.get(arch, ())[:count] for arch in (args.arch, network.name))
     if stems[0] != stems[1] or first != others or len(first) < count:
-        raise TrainError(f"--start {args.start} and a {args.arch} do not have the first {count} blocks in common.")
+        raise TrainError(f"--start {path} and a {args.arch} do not have the first {count} blocks in common.")
     ends = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.Add)]
     return [weight for layer in network.layers[: ends[count - 1]] for weight in layer.get_weights()]
 

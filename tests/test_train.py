@@ -448,6 +448,26 @@ def test_a_training_starts_from_the_first_blocks_of_another_residual_network(fin
             assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
 
 
+def test_a_training_starts_from_the_mean_of_several_networks(finished, tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    first = load_classifier(finished / "best_model.keras").model
+    weights = first.get_weights()
+    first.set_weights([3 * weight for weight in weights])
+    first.save("other.keras")
+    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--weight-decay", "0"]
+    starts = [str(finished / "best_model.keras"), "other.keras"]
+    assert train.main(["--data", "fer2013.csv", *still, "--start", *starts]) == 0
+    first.set_weights(weights)
+    trained = load_classifier("best_model.keras").model
+    for a, b in zip(trained.layers, first.layers, strict=True):
+        if isinstance(a, keras.layers.Conv2D):
+            assert all(np.allclose(x, 2 * y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+    before = json.loads(Path("best_model.json").read_text(encoding="utf-8"))["training"]["before"]
+    how = json.loads((finished / "best_model.json").read_text(encoding="utf-8"))["training"]
+    assert before == [how, None]  # the other has no description
+
+
 def refused(capsys, *options):
     assert train.main([str(option) for option in options]) == 2
     error = capsys.readouterr().err
@@ -482,7 +502,8 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     for arch in ("resnet-huge", "cnn"):  # the first of these sees every pixel, where a resnet sees every other
         assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", arch)
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
-    assert "needs --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
+    assert "needs one model as --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
+    assert "needs one model as --start" in refused(capsys, *start[:-1], finished / train.BEST, "--start-blocks", "2")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
     assert "no model at" in refused(capsys, "--data", csv, "--consistent", "--teacher", "nothing.keras")
