@@ -221,7 +221,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     small, alone, plain, end = stage_ends(args)
-    steps = -(-share.whole(len(training)) // args.batch_size)
+    steps = -(-len(training) // args.batch_size)
     for size, last_epoch in ((SMALL_SIZE, small), (IMAGE_SIZE, alone), (IMAGE_SIZE, plain), (IMAGE_SIZE, end)):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= last_epoch:

@@ -16,6 +16,7 @@ import pytest
 from made_data import make_rows, write_csv
 
 import data
+import distribution
 import figures
 import model
 import options
@@ -466,6 +467,17 @@ def test_a_training_starts_from_the_mean_of_several_networks(finished, tmp_path,
     before = json.loads(Path("best_model.json").read_text(encoding="utf-8"))["training"]["before"]
     how = json.loads((finished / "best_model.json").read_text(encoding="utf-8"))["training"]
     assert before == [how, None]  # the other has no description
+
+
+def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatch, capsys):
+    """56 faces in batches of 5: the twelfth begins with one face and is filled up, so no device goes without."""
+    monkeypatch.chdir(made_folder(tmp_path))
+    monkeypatch.setattr(distribution, "distribute", lambda seed, batch_size: distribution.Share(devices=5))
+    monkeypatch.setattr(model, "RESIDUAL_BLOCKS", SMALL_BLOCKS)
+    monkeypatch.setattr(train, "make_report", lambda *args: None)
+    options = ["--epochs", "1", "--small-epochs", "0", "--batch-size", "5", "--distribute"]
+    assert train.main(["--data", "fer2013.csv", *options]) == 0
+    assert "12/12" in capsys.readouterr().out
 
 
 def refused(capsys, *options):
