@@ -21,13 +21,12 @@ IMAGE_SIZE = 48  # pixels, width and height
 BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped one
 CPU_INFORMATION = Path("/proc/cpuinfo")
 _STDERR_LOCK = threading.RLock()
-RESIDUAL_BLOCKS = {  # filters and strides of each block
-    "resnet": ((64, 1), (128, 2), (192, 2), (256, 2)),
+RESNETS = {  # filters and stride of the first convolution, then of each residual block
+    "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
     # To teach the other: a larger one, and one whose first block sees every pixel.
-    "resnet-large": ((64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
-    "resnet-huge": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
+    "resnet-large": ((32, 2), (64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
+    "resnet-huge": ((32, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
 }
-STEM_STRIDES = {"resnet": 2, "resnet-large": 2, "resnet-huge": 1}
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 
 
@@ -111,7 +110,7 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is a key of `RESIDUAL_BLOCKS` or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
+    `arch` is a key of `RESNETS` or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
     probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
     """
     import keras
@@ -119,16 +118,20 @@ def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = 
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, RESIDUAL_BLOCKS[arch], STEM_STRIDES[arch])
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, *RESNETS[arch])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     return keras.Model(faces, probabilities, name=arch)
 
 
-def _resnet(x, dtype: str, blocks, stem_strides: int):
-    """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face."""
+def _resnet(x, dtype: str, first, *blocks):
+    """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face.
+
+    `first` and each of `blocks` are filters and stride, of the convolution before the blocks and of theirs.
+    """
     from keras import layers
 
-    x = _normalised(_convolution(x, 32, dtype, strides=stem_strides), dtype)  # (n, 24, 24, 32), or 48
+    filters, strides = first
+    x = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)  # (n, 24, 24, 32), or 48 x 48
     for filters, strides in blocks:
         y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
         y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))

@@ -304,12 +304,11 @@ def first_blocks(network, path: Path, args) -> list:
     """Return the weights of a residual network's first blocks, which the one to train has to have in common."""
     import keras
 
-    from model import RESIDUAL_BLOCKS, STEM_STRIDES
+    from model import RESNETS
 
     count = args.start_blocks
-    stems = [STEM_STRIDES.get(arch) for arch in (args.arch, network.name)]
-    first, others = (RESIDUAL_BLOCKS.get(arch, ())[:count] for arch in (args.arch, network.name))
-    if stems[0] != stems[1] or first != others or len(first) < count:
+    first, others = (RESNETS.get(arch, ())[: count + 1] for arch in (args.arch, network.name))
+    if first != others or len(first) <= count:
         raise TrainError(f"--start {path} and a {args.arch} do not have the first {count} blocks in common.")
     ends = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.Add)]
     return [weight for layer in network.layers[: ends[count - 1]] for weight in layer.get_weights()]

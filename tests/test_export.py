@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     (folder / NAMES[0]).write_bytes(b"an older export")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(model_module, "RESIDUAL_BLOCKS", {"resnet": ((16, 2), (24, 2))})  # the same layers, in less time
+        patch.setattr(model_module, "RESNETS", {"resnet": ((32, 2), (16, 2), (24, 2))})  # the same layers, in less time
         build_model("resnet").save("best_model.keras")
         assert train.main(["--export"]) == 0
     return folder

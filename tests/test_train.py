@@ -32,12 +32,12 @@ ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
 OPTIONS = ["--data", "fer2013.csv", "--epochs", "5", "--plain-epochs", "1", "--batch-size", "4"]
 OPTIONS += ["--augmentation", "1", "0.5"]
-SMALL_BLOCKS = {  # small, and as good for tests
-    "resnet": ((8, 2),),
-    "resnet-large": ((8, 2), (8, 1)),
-    "resnet-huge": ((8, 2),),
+SMALL_RESNETS = {  # as good for tests
+    "resnet": ((32, 2), (8, 2)),
+    "resnet-large": ((32, 2), (8, 2), (8, 1)),
+    "resnet-huge": ((32, 1), (8, 2)),
 }
-RUN = f"import sys, model, train; model.RESIDUAL_BLOCKS = {SMALL_BLOCKS}; train.leave(train.main(sys.argv[1:]))"
+RUN = f"import sys, model, train; model.RESNETS = {SMALL_RESNETS}; train.leave(train.main(sys.argv[1:]))"
 
 
 def run_script(folder, *options, code=None, **kwargs):
@@ -68,7 +68,7 @@ def the_run(folder) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "RESIDUAL_BLOCKS", SMALL_BLOCKS)
+        patch.setattr(model, "RESNETS", SMALL_RESNETS)
         yield
 
 
@@ -263,7 +263,7 @@ def test_a_half_written_model_that_a_kill_left_is_no_best_model(tmp_path):
 KILLED_WHILE_SAVING = """
 import os, sys
 import keras, model, train
-model.RESIDUAL_BLOCKS = SMALL_BLOCKS
+model.RESNETS = SMALL_RESNETS
 save, saved = keras.Model.save, []
 def half_a_save(model, path, *args, **kwargs):
     save(model, path, *args, **kwargs)
@@ -282,7 +282,7 @@ sys.exit(train.main(sys.argv[1:]))
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
     code = KILLED_WHILE_SAVING.replace("NAME", repr(name)).replace("COUNT", str(count))
-    code = code.replace("SMALL_BLOCKS", str(SMALL_BLOCKS))
+    code = code.replace("SMALL_RESNETS", str(SMALL_RESNETS))
     process = run_script(folder, *OPTIONS, code=code)
     assert process.returncode == 9, process.stderr
     load_classifier(the_run(folder) / "best_model.keras")  # whole
@@ -473,7 +473,7 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatc
     """56 faces in batches of 5: the twelfth begins with one face and is filled up, so no device goes without."""
     monkeypatch.chdir(made_folder(tmp_path))
     monkeypatch.setattr(distribution, "distribute", lambda seed, batch_size: distribution.Share(devices=5))
-    monkeypatch.setattr(model, "RESIDUAL_BLOCKS", SMALL_BLOCKS)
+    monkeypatch.setattr(model, "RESNETS", SMALL_RESNETS)
     monkeypatch.setattr(train, "make_report", lambda *args: None)
     options = ["--epochs", "1", "--small-epochs", "0", "--batch-size", "5", "--distribute"]
     assert train.main(["--data", "fer2013.csv", *options]) == 0
