@@ -94,7 +94,7 @@ def _window() -> str:
     if gui == "NONE":
         raise RuntimeError(
             "this OpenCV has no windows: pip uninstall opencv-python-headless, then "
-            "pip install --force-reinstall 'opencv-python<5'"
+            'pip install --force-reinstall "opencv-python<5"'
         )
     probe = DisplayProbe()
     try:

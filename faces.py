@@ -41,11 +41,13 @@ class CascadeError(ValueError):
     """A cascade file that cannot be used; the message says why and what to do."""
 
 
-def load_cascade(path=CASCADE) -> cv2.CascadeClassifier:
+def load_cascade(path=CASCADE) -> "cv2.CascadeClassifier":  # quoted: OpenCV 5 has none
     """Load a Haar cascade, by default the one that comes along; one belongs to one thread.
 
-    Raises `CascadeError` where the file is missing or is none.
+    Raises `CascadeError` where the file is missing or is none, and under OpenCV 5, which cannot read any.
     """
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise CascadeError(f'OpenCV {cv2.__version__} has no Haar cascades. Run: pip install "opencv-python<5"')
     path = Path(path)
     if not path.is_file():
         raise CascadeError(

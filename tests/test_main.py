@@ -245,6 +245,14 @@ def test_a_full_disk_is_said_and_what_was_recorded_stays(run, tmp_path, monkeypa
     assert len(pd.read_csv(tmp_path / "x.csv")) >= 50
 
 
+def test_opencv_5_without_cascades_ends_with_a_sentence():
+    code = "import sys, cv2; del cv2.CascadeClassifier; import main; sys.exit(main.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--source", "demo", "--no-window"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and 'Run: pip install "opencv-python<5"' in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys, main; main.parse_args([]); print(*{'cv2', 'numpy', 'keras', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

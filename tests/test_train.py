@@ -497,6 +497,9 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "cannot be resumed" in refused(capsys, "--resume", "runs/nothing")
     assert "There is no data" in refused(capsys, "--data", "nowhere.csv")
     csv = finished / "fer2013.csv"
+    with monkeypatch.context() as opencv_5:
+        opencv_5.delattr(cv2, "CascadeClassifier")
+        assert "opencv-python<5" in refused(capsys, "--data", csv)
     assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
     assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
