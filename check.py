@@ -76,11 +76,16 @@ def _packages(model_path: Path) -> str:
 
 
 def _version(package: str) -> str:
-    """Return what is installed, OpenCV from any of its packages. Raises `ModuleNotFoundError` where there is none."""
+    """Return what is installed, OpenCV and TensorFlow from any of their packages, as opencv-contrib-python.
+
+    Raises `ModuleNotFoundError` where there is none.
+    """
     if package == "opencv-python":
         import cv2
 
         return cv2.__version__
+    if package == "tensorflow":
+        (package, *_) = importlib.metadata.packages_distributions().get(package, [package])
     return importlib.metadata.version(package)
 
 

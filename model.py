@@ -20,6 +20,7 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGE_SIZE = 48  # pixels, width and height
 BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped one
 CPU_INFORMATION = Path("/proc/cpuinfo")
+OLDEST_KERAS = (3, 12)  # under which the shipped network was saved; older ones also load files less safely
 _STDERR_LOCK = threading.RLock()
 RESNETS = {  # filters and stride of the first convolution, then of each residual block
     "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
@@ -82,6 +83,10 @@ def import_keras():
             raise ModelError(
                 f"{error}. Set the environment variable KERAS_BACKEND to tensorflow, jax or torch."
             ) from error
+        if tuple(map(int, keras.__version__.split(".")[:2])) < OLDEST_KERAS:
+            raise ModelError(
+                f"Keras {keras.__version__} is too old. Run {sys.executable} -m pip install -r requirements.txt"
+            )
         if keras.backend.backend() == "tensorflow":
             keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
     return keras

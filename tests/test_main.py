@@ -253,6 +253,15 @@ def test_opencv_5_without_cascades_ends_with_a_sentence():
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
+def test_an_old_keras_ends_with_a_sentence(tmp_path):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "__init__.py").write_text('__version__ = "2.15.0"')
+    command = [sys.executable, REPOSITORY / "main.py", "--source", "demo", "--no-window"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "Keras 2.15.0 is too old" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys, main; main.parse_args([]); print(*{'cv2', 'numpy', 'keras', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -574,12 +583,17 @@ def hide_package(monkeypatch, hidden):
     monkeypatch.setattr(importlib.metadata, "version", version_of_others)
 
 
-def test_check_takes_any_package_of_opencv(run, cameras, monkeypatch):
-    hide_package(monkeypatch, "opencv-python")
+def test_check_takes_any_package_of_opencv_and_tensorflow(run, cameras, monkeypatch, tmp_path):
+    for name in ("opencv-python", "tensorflow"):
+        hide_package(monkeypatch, name)
+    (tmp_path / "tensorflow_cpu-2.20.0.dist-info").mkdir()
+    (tmp_path / "tensorflow_cpu-2.20.0.dist-info" / "METADATA").write_text("Name: tensorflow-cpu\nVersion: 2.20.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"tensorflow": ["tensorflow-cpu"]})
     cameras(None, noise(50, 120, 160))
     install(monkeypatch, scripted_window([]))
     status, out, _ = run("--check")
-    assert status == 0 and f"opencv-python {cv2.__version__}" in out
+    assert status == 0 and f"opencv-python {cv2.__version__}" in out and "tensorflow 2.20.0" in out
 
 
 def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch, tmp_path):
