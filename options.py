@@ -116,6 +116,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def words_of(args) -> list[str]:
+    """Return the options, as words of a command, of which `parse_args` makes these arguments."""
+    words, defaults = [], vars(parse_args([]))
+    for name, value in vars(args).items():
+        option = name.replace("_", "-")
+        if value is False and defaults[name] is None:
+            words.append(f"--no-{option}")
+        elif value is True:
+            words.append(f"--{option}")
+        elif value != defaults[name]:
+            words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
 def number(low: float, high: float = sys.float_info.max, kind: type = float):
     """Return what reads an option's number of a kind, from low to high, for argparse."""
 

@@ -3,6 +3,7 @@
 What is kept here is what `train.py --resume` goes on from. A file is written beside its place and then moved there.
 """
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -17,23 +18,27 @@ from pathlib import Path
 
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
-STARTS = "starts.json"  # how the models to start with came about
+STEPS = "steps.json"  # the commands that made the models to start with, and the teachers
 # What a resume needs of Keras's callbacks, by the names that train.py gives them.
 COUNTED = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}
 
 
 def new_run(args) -> Path:
-    """Make runs/<time>/ and note the arguments in it, and how the models to start with came about."""
-    from model import description_path, read_description
-
+    """Make runs/<time>/ and note the arguments in it."""
     run = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
     while run.exists():
         run = run.with_name(run.name + "_")
     run.mkdir(parents=True)
     (run / "arguments.json").write_text(json.dumps(vars(args), indent=2, default=str), encoding="utf-8")
-    if args.start:
-        write_json(run / STARTS, [read_description(description_path(path)).get("training") for path in args.start])
     return run
+
+
+def note_steps(run: Path, models: list) -> None:
+    """Keep in a run's folder the commands that made these models, as their descriptions tell them, each once."""
+    from model import description_path, read_description
+
+    steps = [step for path in models for step in read_description(description_path(path)).get("steps", [])]
+    write_json(run / STEPS, list(dict.fromkeys(steps)))
 
 
 def trim_history(path: Path, epochs: int) -> None:
@@ -232,13 +237,15 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
 
     from figures import best_epoch
     from model import EMOTIONS, count_multiply_adds
+    from options import words_of
     from stages import SELF_TAUGHT
 
-    starts = json.loads((run / STARTS).read_text(encoding="utf-8")) if (run / STARTS).exists() else []
+    steps = json.loads((run / STEPS).read_text(encoding="utf-8")) if (run / STEPS).exists() else []
     history = pd.read_csv(run / "history.csv")
     backend = keras.backend.backend()
     others = ("data", "output", "resume", "evaluate", "model", "split", "export")
     arguments = {name: value for name, value in vars(args).items() if name not in others}
+    words = words_of(argparse.Namespace(data="PATH", **arguments, output=args.output))
     return {
         "labels": list(EMOTIONS),
         "pixel_range": [0, 255],
@@ -259,7 +266,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
                 "numpy": np.__version__,
             },
             **({"self_taught": SELF_TAUGHT} if args.self_taught_epochs else {}),
-            # How the model came about that it started from, or the several, in this order.
-            **({"before": starts[0] if len(starts) == 1 else starts} if any(starts) else {}),
         },
+        # The commands that made it, those of the models it started from and of its teachers first.
+        "steps": [*steps, command("train.py", *words)],
     }

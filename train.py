@@ -32,6 +32,7 @@ from runs import (
     describe,
     make_run_keeper,
     new_run,
+    note_steps,
     publish,
     read_state,
     save_model,
@@ -188,6 +189,7 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     start = starting_weights(args)
     soft_labels = ask_teachers(args.teacher, faces) if args.teacher and not teachers else None
     run = run or new_run(args)
+    note_steps(run, [*(args.start or []), *(args.teacher or [])])
     if soft_labels is not None:
         np.save(run / SOFT_LABELS, soft_labels)
     return run, start, teachers
@@ -501,7 +503,7 @@ def score_model(args) -> int:
     print(dataset.summary())
     if args.split not in dataset.splits:
         raise TrainError(f"{args.data} has no {args.split}. Choose another --split, or the whole data set.")
-    run = new_run(argparse.Namespace(data=args.data, model=args.model, split=args.split, start=None))
+    run = new_run(argparse.Namespace(data=args.data, model=args.model, split=args.split))
     curves = args.model.with_name("history.csv")  # there where the model is still in the folder of its training
     history = pd.read_csv(curves) if curves.exists() else None
     make_report(run, args.model, classifier, dataset, args.split, history)

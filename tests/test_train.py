@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -363,8 +364,11 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
     for a, b in zip(trained.model.layers, started.model.layers, strict=True):
         if a.name.startswith("conv"):  # not so the last one, which the temperature scales
             assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
-    first_training = json.loads((finished / "best_model.json").read_text())["training"]
-    assert json.loads((folder / "best_model.json").read_text())["training"]["before"] == first_training
+    (first_step,), (step_before, step) = (
+        json.loads((path / "best_model.json").read_text())["steps"] for path in (finished, folder)
+    )
+    assert step_before == first_step  # once, though the model is both start and teacher
+    assert step.startswith("python train.py --data PATH --epochs 1 ") and f" --teacher {first} even.npy " in step
 
 
 def test_the_teachers_share_of_the_targets_is_theirs(finished, tmp_path, monkeypatch):
@@ -464,9 +468,6 @@ def test_a_training_starts_from_the_mean_of_several_networks(finished, tmp_path,
     for a, b in zip(trained.layers, first.layers, strict=True):
         if isinstance(a, keras.layers.Conv2D):
             assert all(np.allclose(x, 2 * y, atol=1e-6) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
-    before = json.loads(Path("best_model.json").read_text(encoding="utf-8"))["training"]["before"]
-    how = json.loads((finished / "best_model.json").read_text(encoding="utf-8"))["training"]
-    assert before == [how, None]  # the other has no description
 
 
 def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatch, capsys):
@@ -478,6 +479,24 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatc
     options = ["--epochs", "1", "--small-epochs", "0", "--batch-size", "5", "--distribute"]
     assert train.main(["--data", "fer2013.csv", *options]) == 0
     assert "12/12" in capsys.readouterr().out
+
+
+def test_the_words_of_arguments_give_them_back():
+    words = ["--data", "a b.csv", "--no-augmentation", "--augmentation", "1", "0.3", "--start", "a.keras", "b.keras"]
+    args = options.parse_args([*words, "--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--filmed"])
+    stages.choose_stages(args)
+    assert options.parse_args(options.words_of(args)) == args
+
+
+def test_the_steps_of_the_shipped_network_are_trainings():
+    steps = json.loads((ROOT / "best_model.json").read_text(encoding="utf-8"))["steps"]
+    assert f"| {len(steps)}, shipped |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for step in steps:
+        python, script, *words = shlex.split(step)
+        args = options.parse_args(words)
+        stages.choose_stages(args)
+        options.check_options(args)
+        assert (python, script, args.data) == ("python", "train.py", Path("PATH"))
 
 
 def refused(capsys, *options):
