@@ -117,16 +117,19 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def words_of(args) -> list[str]:
-    """Return the options, as words of a command, of which `parse_args` makes these arguments."""
+    """Return the options, as words of a command, of which `parse_args` makes these arguments.
+
+    The defaults too, so that it still does when another version has others.
+    """
     words, defaults = [], vars(parse_args([]))
     for name, value in vars(args).items():
-        option = name.replace("_", "-")
-        if value is False and defaults[name] is None:
-            words.append(f"--no-{option}")
-        elif value is True:
-            words.append(f"--{option}")
-        elif value != defaults[name]:
-            words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is False and defaults[name] is None:  # a flag with an opposite
+            words.append(option.replace("--", "--no-", 1))
+        elif value is not None and value is not False:
+            words += [option, *map(str, value if isinstance(value, list) else [value])]
     return words
 
 
