@@ -116,13 +116,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def words_of(args) -> list[str]:
+def words_of(arguments: dict) -> list[str]:
     """Return the options, as words of a command, of which `parse_args` makes these arguments.
 
     The defaults too, so that it still does when another version has others.
     """
     words, defaults = [], vars(parse_args([]))
-    for name, value in vars(args).items():
+    for name, value in arguments.items():
         option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)

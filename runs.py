@@ -3,7 +3,6 @@
 What is kept here is what `train.py --resume` goes on from. A file is written beside its place and then moved there.
 """
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -245,7 +244,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
     backend = keras.backend.backend()
     others = ("data", "output", "resume", "evaluate", "model", "split", "export")
     arguments = {name: value for name, value in vars(args).items() if name not in others}
-    words = words_of(argparse.Namespace(data="PATH", **arguments, output=args.output))
+    words = words_of({"data": "PATH", **arguments, "output": args.output})
     return {
         "labels": list(EMOTIONS),
         "pixel_range": [0, 255],

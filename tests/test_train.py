@@ -474,7 +474,6 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatc
     """56 faces in batches of 5: the twelfth begins with one face and is filled up, so no device goes without."""
     monkeypatch.chdir(made_folder(tmp_path))
     monkeypatch.setattr(distribution, "distribute", lambda seed, batch_size: distribution.Share(devices=5))
-    monkeypatch.setattr(model, "RESNETS", SMALL_RESNETS)
     monkeypatch.setattr(train, "make_report", lambda *args: None)
     options = ["--epochs", "1", "--small-epochs", "0", "--batch-size", "5", "--distribute"]
     assert train.main(["--data", "fer2013.csv", *options]) == 0
@@ -485,7 +484,7 @@ def test_the_words_of_arguments_give_them_back():
     words = ["--data", "a b.csv", "--no-augmentation", "--augmentation", "1", "0.3", "--start", "a.keras", "b.keras"]
     args = options.parse_args([*words, "--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--filmed"])
     stages.choose_stages(args)
-    assert options.parse_args(options.words_of(args)) == args
+    assert options.parse_args(options.words_of(vars(args))) == args
 
 
 def test_the_steps_of_the_shipped_network_are_trainings():
