@@ -96,7 +96,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
     training.add_argument(
         "--mixed-precision", action=argparse.BooleanOptionalAction,
-        help="bfloat16: faster on some hardware only (default: on a processor with AMX, without a GPU)",
+        help="bfloat16: faster on some hardware only (default: with AMX, or an AMD of Zen 4 or later, without a GPU)",
     )  # fmt: skip
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")

@@ -122,14 +122,16 @@ def test_fused_batch_normalization_trains_to_the_same_weights_and_file(tmp_path)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="known of TensorFlow alone")
-@pytest.mark.parametrize("flags, gpus, preferred", [
-    ("avx2 amx_bf16 amx_tile", [], True),
-    ("avx2 amx_bf16 amx_tile", ["GPU"], False),
-    ("avx2 avx512_bf16", [], False),
+@pytest.mark.parametrize("vendor, flags, gpus, preferred", [
+    ("GenuineIntel", "avx2 amx_bf16 amx_tile", [], True),
+    ("GenuineIntel", "avx2 amx_bf16 amx_tile", ["GPU"], False),
+    ("GenuineIntel", "avx2 avx512_bf16", [], False),
+    ("AuthenticAMD", "avx2 avx512_bf16", [], True),
+    ("AuthenticAMD", "avx2", [], False),
 ])  # fmt: skip
-def test_bfloat16_is_preferred_on_a_processor_with_amx(tmp_path, monkeypatch, flags, gpus, preferred):
+def test_bfloat16_is_preferred_where_it_is_faster(tmp_path, monkeypatch, vendor, flags, gpus, preferred):
     information = tmp_path / "cpuinfo"
-    information.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} clflush\n")
+    information.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} clflush\n")
     monkeypatch.setattr("model.CPU_INFORMATION", information)
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: gpus)
     assert prefers_bfloat16() is preferred
