@@ -152,6 +152,8 @@ def check_options(args) -> None:
         raise OptionsError("--start-blocks needs one model as --start, to take these blocks from.")
     if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
         raise OptionsError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
+    if args.teacher_weight != parse_args([]).teacher_weight and not args.teacher:
+        raise OptionsError("--teacher-weight needs --teacher; self-taught epochs have a share of their own.")
     if args.self_taught_epochs and args.teacher:
         raise OptionsError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
     if args.small_epochs and args.arch == "cnn":

@@ -540,6 +540,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
     assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
     assert "no model at" in refused(capsys, "--data", csv, "--consistent", "--teacher", "nothing.keras")
+    assert "--teacher-weight needs --teacher" in refused(capsys, "--data", csv, "--teacher-weight", "0.7")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
     assert "seven probabilities" in refused(capsys, "--data", csv, "--teacher", "short.npy")
     assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy"}
