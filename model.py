@@ -262,7 +262,8 @@ class Classifier:
     """A loaded network, which threads may share.
 
     `predict` takes uint8 faces (n, 48, 48, 1), n at least 1, to float32 (n, 7); `description` is what the `.json`
-    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file.
+    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file. What is changed in `model` after the
+    first answer, no answer shows: see `keras_classifier`.
     """
 
     def __init__(self, predict, description: dict, model=None):
@@ -289,8 +290,14 @@ def _keras_predict(model):
     import tensorflow as tf
 
     # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
-    signature = [tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)]
-    traced = tf.function(lambda faces: model(tf.cast(faces, tf.float32), training=False), signature)
+    @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)])
+    def traced(faces):
+        # Weights that are constants let TensorFlow work out batch normalisation's factors once: a fifth less time.
+        with tf.init_scope():  # outside of the trace, for in it variables have no values
+            trained = [weight.numpy() for weight in model.trainable_variables]
+            measured = [weight.numpy() for weight in model.non_trainable_variables]
+        return model.stateless_call(trained, measured, tf.cast(faces, tf.float32), training=False)[0]
+
     return lambda faces: traced(faces).numpy()
 
 
@@ -371,6 +378,11 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
             f"{path} takes {model.input_shape} to {model.output_shape}; this program needs a network from "
             f"{expected[0]} to {expected[1]}, as train.py makes it."
         )
+    return keras_classifier(model, description)
+
+
+def keras_classifier(model, description: dict) -> Classifier:
+    """Return a Keras model as a classifier; it answers with the weights that the model has at its first answer."""
     return Classifier(_keras_predict(model), description, model)
 
 

@@ -451,7 +451,7 @@ def calibrate(path: Path, training, validation) -> tuple:
     temperature of 1 that it multiplies to the one that the description names.
     """
     from evaluate import fit_temperature, fold_temperature, predict, with_temperature
-    from model import load_classifier
+    from model import keras_classifier, load_classifier
     from report import calibration, folded_temperature
 
     classifier = load_classifier(path)
@@ -460,6 +460,7 @@ def calibrate(path: Path, training, validation) -> tuple:
     temperature = fit_temperature(validation.labels, probabilities)
     fold_temperature(classifier.model, temperature)
     total = temperature * folded_temperature(classifier)
+    classifier = keras_classifier(classifier.model, classifier.description)  # answers with the temperature
     return classifier, calibration(validation.labels, with_temperature(probabilities, temperature), total)
 
 

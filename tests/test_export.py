@@ -212,8 +212,8 @@ def test_an_export_that_answers_differently_is_not_written(folder, tmp_path, mon
     before = classifier.probabilities(FACES)
     kernel, bias = classifier.model.layers[-1].get_weights()
     classifier.model.layers[-1].set_weights([kernel, bias + np.eye(7)[0] * np.log(2)])  # angry has twice the odds
-    assert 0.08 < moved(classifier.probabilities(FACES), before) < 0.15
     classifier.model.save("best_model.keras")
+    assert 0.08 < moved(load_classifier("best_model.keras").probabilities(FACES), before) < 0.15
     monkeypatch.setattr(export, "convert", lambda model, quantization, faces: by_quantization[quantization])
     assert train.main(["--export", "--data", str(folder / "data")]) == 2
     assert "answers differently" in capsys.readouterr().err

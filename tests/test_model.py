@@ -14,6 +14,7 @@ from model import (
     build_model,
     count_multiply_adds,
     fuse_batch_normalization,
+    keras_classifier,
     load_classifier,
     measure_batch_normalization,
     prefers_bfloat16,
@@ -84,6 +85,16 @@ def test_any_number_of_faces_goes_through_one_trace(saved):
     for n in range(len(FACES) + 1):
         assert np.allclose(classifier.probabilities(FACES[:n]), together[:n], atol=1e-5)
     assert len(traces) == 1 or keras.backend.backend() != "tensorflow"
+
+
+def test_a_classifier_made_anew_answers_with_the_weights_of_now(saved):
+    model = load_classifier(saved).model
+    before = keras_classifier(model, {}).probabilities(FACES)
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel, bias + np.log(2) * np.eye(7)[0]])  # angry has twice the odds
+    after = keras_classifier(model, {}).probabilities(FACES)
+    doubled = before * [2, 1, 1, 1, 1, 1, 1]
+    assert np.allclose(after, doubled / doubled.sum(axis=1, keepdims=True), atol=1e-6)
 
 
 @pytest.mark.parametrize("faces", [FACES.astype(np.float32), FACES[:, :40], FACES[..., 0], FACES[0]])
