@@ -262,8 +262,8 @@ class Classifier:
     """A loaded network, which threads may share.
 
     `predict` takes uint8 faces (n, 48, 48, 1), n at least 1, to float32 (n, 7); `description` is what the `.json`
-    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file. What is changed in `model` after the
-    first answer, no answer shows: see `keras_classifier`.
+    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file. A change of its weights after the first
+    answer need not show: see `keras_classifier`.
     """
 
     def __init__(self, predict, description: dict, model=None):
@@ -382,7 +382,7 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
 
 
 def keras_classifier(model, description: dict) -> Classifier:
-    """Return a Keras model as a classifier; it answers with the weights that the model has at its first answer."""
+    """Return a Keras model as a classifier; on TensorFlow it keeps the weights that the model has at its first answer."""
     return Classifier(_keras_predict(model), description, model)
 
 
