@@ -382,7 +382,7 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
 
 
 def keras_classifier(model, description: dict) -> Classifier:
-    """Return a Keras model as a classifier; on TensorFlow it keeps the weights that the model has at its first answer."""
+    """Return a Keras model as a classifier; on TensorFlow it keeps the weights that it had at its first answer."""
     return Classifier(_keras_predict(model), description, model)
 
 
