@@ -290,7 +290,7 @@ def _keras_predict(model):
     import tensorflow as tf
 
     # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
-    @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)])
     def traced(faces):
         # Weights that are constants let TensorFlow work out batch normalisation's factors once: a fifth less time.
         with tf.init_scope():  # outside of the trace, for in it variables have no values
