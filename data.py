@@ -340,6 +340,11 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
+def in_part(faces: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """Return which faces (n,) are in one of so many parts, 1 to `parts`, about equally large; copies share one."""
+    return np.array([zlib.crc32(face) % parts == part - 1 for face in np.ascontiguousarray(faces)])
+
+
 def _copies(dataset: Dataset) -> list[str]:
     """Return a sentence for each pair of splits that share faces, byte by byte."""
     faces = {name: {face.tobytes() for face in split.faces} for name, split in dataset.splits.items()}

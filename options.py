@@ -34,6 +34,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
     data.add_argument("--fraction", type=number(0.001, 1), default=1.0, help="share of the training faces to use")
+    data.add_argument(
+        "--fold", type=count, nargs=2, metavar=("PART", "PARTS"),
+        help="leave one of several equal parts of the training faces out; as --teacher, the network then answers for "
+        "these faces alone, which it has not met",
+    )  # fmt: skip
     data.add_argument("--no-augmentation", action="store_true", help="show the training faces as they are")
     data.add_argument(
         "--augmentation", type=share, nargs=2, default=[1.0, 1.0], metavar=("FIRST", "LAST"),
@@ -89,9 +94,14 @@ def parse_args(argv=None) -> argparse.Namespace:
         "file holds answers to the training faces, (n, 7), such as an earlier run's soft_labels.npy",
     )  # fmt: skip
     training.add_argument(
-        "--consistent", action="store_true", help="ask the teachers in turn about every batch as it is changed: slower"
-    )
-    training.add_argument("--teacher-weight", type=below_1, default=0.5, help="the teachers' share, beside the labels'")
+        "--consistent", action="store_true",
+        help="ask the teachers in turn about every batch as it is changed: slower; .npy files, and those trained with "
+        "--fold, still answer once",
+    )  # fmt: skip
+    training.add_argument(
+        "--teacher-weight", type=below_1, default=0.5,
+        help="share of the teachers who answer once, beside the labels', and then of the others, beside both",
+    )  # fmt: skip
     seed = number(0, 2**32 - 1, int)
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
     training.add_argument(
@@ -148,10 +158,12 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
 def check_options(args) -> None:
     """Refuse options that do not go together, before anything is read."""
+    if args.fold and not args.fold[0] <= args.fold[1] != 1:
+        raise OptionsError(f"--fold {args.fold[0]} {args.fold[1]}: there is no such part to leave out.")
     if args.start_blocks and len(args.start or []) != 1:
         raise OptionsError("--start-blocks needs one model as --start, to take these blocks from.")
-    if args.consistent and any(path.suffix != ".keras" for path in args.teacher or [Path()]):
-        raise OptionsError("--consistent needs .keras files as --teacher, to ask them about every changed face.")
+    if args.consistent and not any(path.suffix == ".keras" for path in args.teacher or []):
+        raise OptionsError("--consistent needs a .keras file as --teacher, to ask it about every changed face.")
     if args.teacher_weight != parse_args([]).teacher_weight and not args.teacher:
         raise OptionsError("--teacher-weight needs --teacher; self-taught epochs have a share of their own.")
     if args.self_taught_epochs and args.teacher:

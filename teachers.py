@@ -11,19 +11,49 @@ class TeacherError(ValueError):
 
 
 def ask_teachers(paths: list, faces):
-    """Return the teachers' mean answer to faces (n, 48, 48, 1) and their mirror images, float32 (n, 7)."""
+    """Return the teachers' mean answer to faces (n, 48, 48, 1) and their mirror images, float32 (n, 7).
+
+    A teacher that was trained with `--fold` answers for the faces of that part alone: what it has met it knows by
+    heart, and says little of it that the labels do not.
+    """
+    answers, heard = np.zeros((len(faces), 7)), np.zeros((len(faces), 1))
+    for path in paths:
+        if path.suffix == ".npy":
+            asked, answer = slice(None), load_soft_labels(path, len(faces))
+        else:
+            asked, answer = ask_teacher(path, faces)
+        answers[asked] += answer
+        heard[asked] += 1
+    if not heard.all():
+        raise TeacherError(
+            f"No --teacher answers for {(heard == 0).sum():,} of the training faces: name those of all parts of --fold."
+        )
+    return np.float32(answers / heard)
+
+
+def ask_teacher(path: Path, faces) -> tuple:
+    """Return which faces a network answers for, bool (n,), and its mean answers to these and their mirror images."""
+    from data import in_part
     from evaluate import predict
     from model import load_classifier
 
-    answers = []
-    for path in paths:
-        print(f"Asking the teacher {path} about {len(faces):,} faces ...", flush=True)
-        if path.suffix == ".npy":
-            answers.append(load_soft_labels(path, len(faces)))
-        else:
-            classify = load_classifier(path).probabilities
-            answers.append((predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2)
-    return np.mean(answers, axis=0, dtype=np.float32)
+    classify, fold = load_classifier(path).probabilities, fold_of(path)
+    asked = in_part(faces, *fold) if fold else np.ones(len(faces), bool)
+    print(f"Asking the teacher {path} about {asked.sum():,} faces ...", flush=True)
+    faces = faces[asked]
+    return asked, (predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2
+
+
+def fold_of(path: Path) -> list[int] | None:
+    """Return the part of the training faces that a network was trained without, and of how many parts, or None."""
+    from model import description_path, read_description
+
+    return read_description(description_path(path)).get("training", {}).get("arguments", {}).get("fold")
+
+
+def answers_once(path: Path) -> bool:
+    """Return whether a teacher can be asked about the training faces as they are, but not about every batch."""
+    return path.suffix == ".npy" or fold_of(path) is not None
 
 
 def load_teacher(path: Path, mixed_precision: bool):

@@ -151,6 +151,9 @@ def train(run: Path | None, args, state: dict) -> int:
     training, validation = dataset[data.TRAINING], dataset[data.PUBLIC_TEST]
     if args.fraction < 1:
         training = training[data.stratified(training.labels, args.fraction, args.seed)]
+    if args.fold:
+        training = training[~data.in_part(training.faces, *args.fold)]
+    if args.fold or args.fraction < 1:
         print(f"Training on {len(training):,} of the faces.")
 
     fitted = state.get("stopped") or state.get("epochs", 0) >= args.epochs  # then only the finish was cut short
@@ -178,16 +181,18 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     import numpy as np
 
     from model import import_keras, prefers_bfloat16
-    from teachers import ask_teachers, load_teacher
+    from teachers import answers_once, ask_teachers, load_teacher
 
     import_keras()
     if args.mixed_precision is None:
         args.mixed_precision = prefers_bfloat16()
-    teachers = [load_teacher(path, args.mixed_precision) for path in args.teacher] if args.consistent else []
+    named = [Path(path) for path in args.teacher or []]  # a resumed run has them as text
+    once = [path for path in named if not args.consistent or answers_once(path)]
+    teachers = [load_teacher(path, args.mixed_precision) for path in named if path not in once]
     if state:
         return run, None, teachers
     start = starting_weights(args)
-    soft_labels = ask_teachers(args.teacher, faces) if args.teacher and not teachers else None
+    soft_labels = ask_teachers(once, faces) if once else None
     run = run or new_run(args)
     note_steps(run, [*(args.start or []), *(args.teacher or [])])
     if soft_labels is not None:
@@ -264,7 +269,7 @@ def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, s
     from teachers import distilled, taught
 
     targets = data.one_hot(training.labels)
-    if args.teacher and not teachers:  # they have answered before
+    if (run / SOFT_LABELS).exists():
         targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
     options, (*_, plain, _) = options_of(first_epoch, args), stage_ends(args)
     batches = functools.partial(

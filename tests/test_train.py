@@ -403,10 +403,36 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
     keras.Sequential(even).save("even.keras")
     options = ["--epochs", "2", "--small-epochs", "1", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
     options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
-    assert train.main(["--data", "fer2013.csv", "--mixed-precision", *options]) == 0
+    with monkeypatch.context() as patch:
+        stages_of = iter((train.stage_batches, press_ctrl_c))
+        patch.setattr(train, "stage_batches", lambda *args: next(stages_of)(*args))
+        assert train.main(["--data", "fer2013.csv", "--mixed-precision", *options]) == 130
+    assert train.main(["--resume"]) == 0
     run = the_run(folder)
     assert not (run / "soft_labels.npy").exists()
     assert np.all(pd.read_csv(run / "history.csv")["loss"] >= np.log(7) - 0.01)
+
+
+def test_a_teacher_answers_only_for_the_part_of_the_faces_that_it_was_trained_without(tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    once = ["--data", "fer2013.csv", "--epochs", "1", "--small-epochs", "0", "--self-taught-epochs", "0"]
+    faces = data.load_fer2013("fer2013.csv")["Training"].faces
+    answers, trained_on = np.zeros((len(faces), 7)), []
+    for part in (1, 2):
+        assert train.main([*once, "--fold", str(part), "2", "--output", f"{part}.keras"]) == 0
+        trained_on.append(json.loads(Path(f"{part}.json").read_text())["training"]["faces"])
+        rows = data.in_part(faces, part, 2)
+        assert rows.sum() == len(faces) - trained_on[-1]
+        classify = load_classifier(f"{part}.keras").probabilities
+        answers[rows] = (classify(faces[rows]) + classify(faces[rows][:, :, ::-1])) / 2
+    assert sum(trained_on) == len(faces) and min(trained_on) > len(faces) / 4
+    assert "name those of all parts" in refused(capsys, *once, "--teacher", "1.keras")
+    load_classifier("1.keras").model.save("whole.keras")  # without the description that names the part
+    for others in ([], ["whole.keras", "--consistent"]):  # they still answer once where others do about every batch
+        assert train.main([*once, "--teacher", "1.keras", "2.keras", *others]) == 0
+        run = max((folder / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+        assert np.allclose(np.load(run / "soft_labels.npy"), answers, atol=1e-5)
 
 
 def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
@@ -426,7 +452,7 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     assert all(np.allclose(shown, blocks, atol=0.01) for shown, _ in resumed) and asked[-1].shape == faces.shape
 
 
-def test_the_teachers_see_filmed_faces_sharp(finished):
+def test_the_teachers_see_filmed_faces_sharp(finished, tmp_path):
     training = data.load_fer2013(finished / "fer2013.csv")["Training"]
     shown, asked = {}, {False: [], True: []}
     for filmed in asked:
@@ -434,7 +460,7 @@ def test_the_teachers_see_filmed_faces_sharp(finished):
         stages.choose_stages(args)
         args.filmed = filmed
         teacher = lambda faces, filmed=filmed: asked[filmed].append(faces) or np.eye(7)[:1]  # noqa: E731
-        shown[filmed], _ = next(train.stage_batches(None, args, training, [teacher], 0, 48, 1)())
+        shown[filmed], _ = next(train.stage_batches(tmp_path, args, training, [teacher], 0, 48, 1)())
     assert np.array_equal(asked[False], asked[True]) and not np.allclose(shown[False], shown[True], atol=1)
 
 
@@ -537,8 +563,10 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
     assert "needs one model as --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
     assert "needs one model as --start" in refused(capsys, *start[:-1], finished / train.BEST, "--start-blocks", "2")
-    assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent")
-    assert "needs .keras files" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
+    assert "needs a .keras file" in refused(capsys, "--data", csv, "--consistent")
+    assert "needs a .keras file" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
+    for fold in (("3", "2"), ("1", "1")):
+        assert "no such part" in refused(capsys, "--data", csv, "--fold", *fold)
     assert "no model at" in refused(capsys, "--data", csv, "--consistent", "--teacher", "nothing.keras")
     assert "--teacher-weight needs --teacher" in refused(capsys, "--data", csv, "--teacher-weight", "0.7")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
