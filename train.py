@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from options import OptionsError, check_options, check_output, check_resumed, parse_args
+from options import OptionsError, check_options, check_output, check_resumed, parse_args, words_of
 from runs import (
     BEST,
     BEST_PARTIAL,
@@ -114,7 +114,7 @@ def open_run(args) -> tuple[Path | None, argparse.Namespace, dict]:
         raise TrainError(f"{run} was begun by another version of train.py. Go on with that one, or start again.")
     # The data may have moved, the output's folder may be gone; everything else stays as it was.
     paths = {name: Path(getattr(args, name) or saved[name]) for name in ("data", "output")}
-    args = argparse.Namespace(**saved | paths)
+    args = parse_args(words_of(saved | paths))
     check_output(args.output)
     return run, args, state
 
@@ -186,7 +186,7 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     import_keras()
     if args.mixed_precision is None:
         args.mixed_precision = prefers_bfloat16()
-    named = [Path(path) for path in args.teacher or []]  # a resumed run has them as text
+    named = args.teacher or []
     once = [path for path in named if not args.consistent or answers_once(path)]
     teachers = [load_teacher(path, args.mixed_precision) for path in named if path not in once]
     if state:
