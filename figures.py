@@ -65,7 +65,8 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
 def last_stage(history: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a training's last stage: not the epochs on small faces, nor those before the plain ones."""
     stage = history[history.columns.intersection(["face_pixels", "plain"])]
-    return history[(stage == stage.iloc[-1]).all(axis=1)]
+    number = (stage != stage.shift()).any(axis=1).cumsum()
+    return history[number == number.iloc[-1]]
 
 
 def best_epoch(history: pd.DataFrame) -> int:
@@ -126,10 +127,11 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     nowhere = pd.Series(0, history.index)
     sizes, taught, plain = (history.get(name, nowhere) for name in ("face_pixels", "self_taught", "plain"))
     stages = [(epoch, f" {sizes.max()} pixels", "left", 0.98) for epoch in epochs[sizes.diff() > 0]]
-    stages += [(epoch, " taught by itself", "left", 0.91) for epoch in epochs[taught.diff() > 0]]
+    rounds = enumerate(epochs[taught.diff() > 0])
+    stages += [(epoch, " again" if number else " self-taught", "left", 0.91) for number, epoch in rounds]
     stages += [(epoch, "plain faces → ", "right", 0.84) for epoch in epochs[plain.diff() > 0]]
     with_teacher = history.get("taught", taught).any()  # then "right" is what label and teacher say together
-    measured = "augmented; where taught, against\nlabels and teacher" if with_teacher else "augmented, with dropout"
+    measured = "augmented;\nwhere taught, against\nlabels and teacher" if with_teacher else "augmented, with dropout"
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for epoch in () if always else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")

@@ -22,7 +22,9 @@ BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped
 CPU_INFORMATION = Path("/proc/cpuinfo")
 OLDEST_KERAS = (3, 12)  # under which the shipped network was saved; older ones also load files less safely
 _STDERR_LOCK = threading.RLock()
+SYMMETRIC = "resnet-symmetric"  # the one that gives a face and its mirror image the same answer
 RESNETS = {  # filters and stride of the first convolution, then of each residual block
+    SYMMETRIC: ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
     "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
     # To teach the other: a larger one, and one whose first block sees every pixel.
     "resnet-large": ((32, 2), (64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
@@ -117,29 +119,38 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is a key of `RESNETS` or "cnn". `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; the
-    probabilities are float32 in both. The weights of a resnet fit every image size, those of a cnn only one.
+    `arch` is a key of `RESNETS` or "cnn"; the filters of `SYMMETRIC` are paired (see `pair_filters`). `dtype` is a
+    Keras dtype policy, "float32" or "mixed_bfloat16"; the probabilities are float32 in both. The weights of a resnet
+    fit every image size, those of a cnn only one.
     """
     import keras
     from keras import layers
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, *RESNETS[arch])
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, arch == SYMMETRIC, *RESNETS[arch])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
-    return keras.Model(faces, probabilities, name=arch)
+    model = keras.Model(faces, probabilities, name=arch)
+    if arch == SYMMETRIC:
+        pair_filters(model)
+    return model
 
 
-def _resnet(x, dtype: str, first, *blocks):
+def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
     """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face.
 
-    `first` and each of `blocks` are filters and stride, of the convolution before the blocks and of theirs.
+    `first` and each of `blocks` are filters and stride, of the convolution before the blocks and of theirs. Where it
+    takes every second pixel of an even number, a filter three wide lies lopsided; so a symmetric network halves the
+    face by a filter four wide, then by pooling.
     """
     from keras import layers
 
     filters, strides = first
-    x = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)  # (n, 24, 24, 32), or 48 x 48
+    size = 4 if symmetric else 3
+    x = _normalised(_convolution(x, filters, dtype, size, strides), dtype)  # (n, 24, 24, 32), or 48 x 48
     for filters, strides in blocks:
+        if symmetric and strides > 1:
+            x, strides = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x), 1
         y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
         y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))
         weight = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype)(y)
@@ -152,6 +163,34 @@ def _resnet(x, dtype: str, first, *blocks):
         x = layers.ReLU(dtype=dtype)(layers.Add(dtype=dtype)([x, y]))
     x = layers.GlobalAveragePooling2D(dtype=dtype)(x)  # (n, 256)
     return layers.Dropout(0.4, dtype=dtype)(x)
+
+
+def pair_filters(model) -> None:
+    """Make the second half of every layer's filters mirror images of the first half, now and throughout training.
+
+    A mirrored face then only swaps the halves of what a layer puts out, until the mean over the face makes both the
+    same: a group convolution (Cohen & Welling 2016, "Group equivariant convolutional networks").
+    """
+    import keras
+
+    for layer in model.layers:
+        answers = isinstance(layer, keras.layers.Dense)  # the emotions have no halves
+        for weight in layer.trainable_variables:
+            weight.constraint = functools.partial(_paired, answers=answers)
+            spread = 2**0.5 if len(weight.shape) > 1 else 1  # the mean of two random numbers varies less
+            weight.assign(spread * _paired(weight, answers))
+
+
+def _paired(weight, answers: bool):
+    """Return the mean of a layer's weights and of those that answer to a mirrored face with swapped halves."""
+    from keras import ops
+
+    weight = ops.convert_to_tensor(weight)
+    mirrored = ops.flip(weight, axis=1) if len(weight.shape) == 4 else weight  # rows, columns, inputs, outputs
+    for axis in range(-min(len(weight.shape), 2), -1 if answers else 0):
+        if weight.shape[axis] > 1:  # a gray face is one input
+            mirrored = ops.roll(mirrored, weight.shape[axis] // 2, axis=axis)
+    return (weight + mirrored) / 2
 
 
 def _cnn(x, dtype: str):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from runs import BEST
-from stages import SMALL_SIZE
+from stages import SMALL_SIZE, first_epochs
 
 
 class OptionsError(ValueError):
@@ -48,10 +48,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--filmed", action="store_true", help="also blur half of the faces, and add noise to half, as cameras do"
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=count, default=75, help="passes over the training faces, at most")
+    training.add_argument("--epochs", type=count, default=76, help="passes over the training faces, at most")
     training.add_argument(
-        "--arch", choices=("resnet", "resnet-large", "resnet-huge", "cnn"), default="resnet",
-        help="residual network, two larger ones to teach it, or a plain one",
+        "--arch", choices=("resnet-symmetric", "resnet", "resnet-large", "resnet-huge", "cnn"),
+        default="resnet-symmetric",
+        help="residual network of mirrored pairs of filters, the shipped one's, two larger ones to teach, a plain one",
     )  # fmt: skip
     training.add_argument("--batch-size", type=count, default=128, help="faces a step")
     training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
@@ -65,12 +66,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes about 0.7 of the time "
-        "(default: half of those before the self-taught and plain ones for resnet on the cosine; cnn cannot)",
+        "(default: two thirds of those before the self-taught and plain ones for resnets on the cosine; cnn cannot)",
     )  # fmt: skip
     training.add_argument(
         "--self-taught-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help="epochs before the plain ones, in which the best network so far is the --consistent teacher, with options "
-        "of their own (default: half of the epochs for resnet on the cosine, 0 with --start or --teacher)",
+        help="epochs that learn also from what the best network so far answers, in two rounds, with options of their "
+        "own (default: with the plain ones three fifths of all for resnets on the cosine, 0 with --start or --teacher)",
     )  # fmt: skip
     training.add_argument(
         "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
@@ -78,7 +79,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--plain-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
-        "the best of these is kept (default: a thirtieth of the epochs after self-taught ones, else 0)",
+        "the best of these is kept (default: a thirtieth of all at the end of both self-taught rounds, else 0)",
     )  # fmt: skip
     training.add_argument(
         "--start", type=Path, nargs="+", metavar="MODEL.keras",
@@ -169,8 +170,8 @@ def check_options(args) -> None:
     if args.self_taught_epochs and args.teacher:
         raise OptionsError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
     if args.small_epochs and args.arch == "cnn":
-        raise OptionsError("--small-epochs needs --arch resnet: the dense layer of a cnn fits one size of faces.")
-    if args.small_epochs + args.self_taught_epochs + args.plain_epochs >= args.epochs:
+        raise OptionsError("--small-epochs needs a resnet: the dense layer of a cnn fits one size of faces.")
+    if args.small_epochs >= first_epochs(args):
         raise OptionsError(
             "The small, self-taught and plain epochs together must be fewer than --epochs: others come between."
         )

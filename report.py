@@ -378,19 +378,27 @@ def _read_augmentation(history: pd.DataFrame) -> list[str]:
 def _read_taught(history: pd.DataFrame) -> list[str]:
     if len(history) == 0:
         return []
-    first, rate, shares = history["epoch"].iloc[0] + 1, history["learning_rate"].max(), history["augmentation"]
-    return [f"From epoch {first} on the best network so far taught this one, asked about every batch; the rate rose "
-            f"once more, to {rate:.1e}, and the changes to a training face went from {shares.iloc[0]:.0%} to "
-            f"{shares.iloc[-1]:.0%} of the usual ones. Losses before and after do not compare: from there on labels "
-            "are not smoothed, and the training loss counts the teacher's answers."]  # fmt: skip
+    rate, shares = history["learning_rate"].max(), history["augmentation"]
+    return [f"In {_named(history)} the network learned from its own answers, too, those of the best one before them; "
+            f"the rate rose once more, to {rate:.1e}, and the changes to a training face went from "
+            f"{shares.iloc[0]:.0%} to {shares.iloc[-1]:.0%} of the usual ones. Losses before and after do not compare: "
+            "from there on labels are not smoothed, and the training loss counts these answers."]  # fmt: skip
 
 
 def _read_plain(history: pd.DataFrame) -> list[str]:
     if len(history) == 0:
         return []
-    first, rate = history["epoch"].iloc[0] + 1, history["learning_rate"].max()
-    return [f"From epoch {first} on the faces were plain, mirrored at most, the rate {rate:.1e} or less, to sharpen "
-            "what was learnt; the best of these epochs is kept."]  # fmt: skip
+    rate = history["learning_rate"].max()
+    return [f"In {_named(history)} the faces were plain, mirrored at most, the rate {rate:.1e} or less, "
+            "to sharpen what was learnt; the best of the last of these epochs is kept."]  # fmt: skip
+
+
+def _named(history: pd.DataFrame) -> str:
+    """Return which epochs are left of a history: epochs 3 to 5 and 7."""
+    epochs = history["epoch"] + 1
+    rows = [group.tolist() for _, group in epochs.groupby((epochs.diff() != 1).cumsum())]
+    ranges = " and ".join(f"{row[0]} to {row[-1]}" if len(row) > 1 else f"{row[0]}" for row in rows)
+    return f"epoch{'s' if len(epochs) > 1 else ''} {ranges}"
 
 
 def _read_gap(gap: float, taught: bool) -> str:

@@ -34,14 +34,19 @@ def ask_teachers(paths: list, faces):
 def ask_teacher(path: Path, faces) -> tuple:
     """Return which faces a network answers for, bool (n,), and its mean answers to these and their mirror images."""
     from data import in_part
-    from evaluate import predict
     from model import load_classifier
 
     classify, fold = load_classifier(path).probabilities, fold_of(path)
     asked = in_part(faces, *fold) if fold else np.ones(len(faces), bool)
     print(f"Asking the teacher {path} about {asked.sum():,} faces ...", flush=True)
-    faces = faces[asked]
-    return asked, (predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2
+    return asked, mirrored_mean(classify, faces[asked])
+
+
+def mirrored_mean(classify, faces):
+    """Return a network's mean answers, (n, 7), to faces (n, 48, 48, 1) and their mirror images."""
+    from evaluate import predict
+
+    return (predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2
 
 
 def fold_of(path: Path) -> list[int] | None:

@@ -39,11 +39,10 @@ from runs import (
     trim_history,
     write_json,
 )
-from stages import SMALL_SIZE, augmentation_share, choose_stages, learning_rate, options_of, stage_ends
+from stages import augmentation_share, choose_stages, is_taught, learning_rate, options_of, stage_at, stages_of
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
-SELF_TEACHER = "teacher.keras"  # the network as it was when it began to teach itself, kept there too
-STATISTICS_FACES = 8192  # training faces over which batch normalisation is measured in the end
+STATISTICS_FACES = 4096  # training faces, each twice, over which batch normalisation is measured in the end
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
     https://www.kaggle.com/datasets/msambare/fer2013
@@ -220,36 +219,37 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     every batch.
     """
     import data
-    from model import IMAGE_SIZE, import_keras
+    from model import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(args.seed)
     precision = " in bfloat16" if args.mixed_precision else ""
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
-    small, alone, plain, end = stage_ends(args)
     steps = -(-len(training) // args.batch_size)
-    for size, last_epoch in ((SMALL_SIZE, small), (IMAGE_SIZE, alone), (IMAGE_SIZE, plain), (IMAGE_SIZE, end)):
+    for stage in stages_of(args):
         first_epoch = state.get("epochs", 0)
-        if first_epoch >= last_epoch:
+        if first_epoch >= stage.end:
             continue
-        options = options_of(first_epoch, args)
-        if options is not args:
-            teachers = teachers or [self_teacher(run, args, training)]
+        options, begins = options_of(first_epoch, args), first_epoch == stage.first
+        if stage.self_taught and begins:
+            teach_itself(run, training, validation)
         with share.scope():
-            model = compiled_model(options, size, run / state["backup"] if state else None, start)
+            model = compiled_model(options, stage.size, run / state["backup"] if state else None, start)
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
-        if state and first_epoch in (small, plain):
+        if state and begins and not stage.self_taught:
             state = state | {"counters": {}}
-        batches = stage_batches(run, args, training, teachers, first_epoch, size, steps)
-        callbacks = make_callbacks(run, args, state, sha256, size)
+        batches = stage_batches(run, args, training, teachers, first_epoch, steps)
+        callbacks = make_callbacks(run, args, state, sha256)
         with ctrl_c_between_steps() as ctrl_c, closing_files(callbacks):
             model.fit(
                 share.of_batches(batches),
                 steps_per_epoch=steps,
-                epochs=last_epoch,
+                epochs=stage.end,
                 initial_epoch=first_epoch,
-                validation_data=share.of(data.resize_faces(validation.faces, size), data.one_hot(validation.labels)),
+                validation_data=share.of(
+                    data.resize_faces(validation.faces, stage.size), data.one_hot(validation.labels)
+                ),
                 validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
                 callbacks=[*callbacks, ctrl_c],
                 shuffle=False,  # make_batches has done it
@@ -260,7 +260,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
             break
 
 
-def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, size: int, steps: int):
+def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, steps: int):
     """Return what yields the batches from an epoch on, as they are in its stage: changed, blended, taught, filmed."""
     import numpy as np
 
@@ -268,17 +268,17 @@ def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, s
     from model import IMAGE_SIZE
     from teachers import distilled, taught
 
+    options, stage = options_of(first_epoch, args), stage_at(first_epoch, args)
     targets = data.one_hot(training.labels)
     if (run / SOFT_LABELS).exists():
-        targets = distilled(targets, np.load(run / SOFT_LABELS), args.teacher_weight)
-    options, (*_, plain, _) = options_of(first_epoch, args), stage_ends(args)
+        targets = distilled(targets, np.load(run / SOFT_LABELS), options.teacher_weight)
     batches = functools.partial(
         data.make_batches, training, args.batch_size, args.seed, None if args.no_augmentation else data.Augmentation(),
-        first_epoch, IMAGE_SIZE if teachers else size, targets, mixup=options.mixup if first_epoch < plain else 0,
+        first_epoch, IMAGE_SIZE if teachers else stage.size, targets, mixup=0 if stage.plain else options.mixup,
         augmentation_share=functools.partial(augmentation_share, args=args),
     )  # fmt: skip
     if teachers:
-        batches = functools.partial(taught, batches, teachers, options.teacher_weight, first_epoch * steps, size)
+        batches = functools.partial(taught, batches, teachers, args.teacher_weight, first_epoch * steps, stage.size)
     return functools.partial(data.filmed, batches, args.seed, first_epoch * steps) if args.filmed else batches
 
 
@@ -311,27 +311,25 @@ def first_blocks(network, path: Path, args) -> list:
     """Return the weights of a residual network's first blocks, which the one to train has to have in common."""
     import keras
 
-    from model import RESNETS
+    from model import RESNETS, SYMMETRIC
 
     count = args.start_blocks
-    first, others = (RESNETS.get(arch, ())[: count + 1] for arch in (args.arch, network.name))
-    if first != others or len(first) <= count:
+    first, others = ((arch == SYMMETRIC, RESNETS.get(arch, ())[: count + 1]) for arch in (args.arch, network.name))
+    if first != others or len(first[1]) <= count:
         raise TrainError(f"--start {path} and a {args.arch} do not have the first {count} blocks in common.")
     ends = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.Add)]
     return [weight for layer in network.layers[: ends[count - 1]] for weight in layer.get_weights()]
 
 
-def self_teacher(run: Path, args, training):
-    """Return as a teacher the best network that a run had when it began to teach itself."""
-    from model import load_classifier
-    from teachers import load_teacher
+def teach_itself(run: Path, training, validation) -> None:
+    """Keep as a run's soft labels what its best network so far, brought to its end as the last one is, answers."""
+    import numpy as np
 
-    if not (run / SELF_TEACHER).exists():
-        network = load_classifier(run / BEST).model
-        fit_batch_normalization(network, training)
-        save_model(network, run / SELF_TEACHER)
-        print("From here on the best network so far teaches: it is asked about every batch.")
-    return load_teacher(run / SELF_TEACHER, args.mixed_precision)
+    from teachers import mirrored_mean
+
+    classifier, _ = calibrate(run / BEST, training, validation)
+    print("From here on the network learns from its own answers, too.")
+    np.save(run / SOFT_LABELS, mirrored_mean(classifier.probabilities, training.faces))
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
@@ -368,7 +366,7 @@ def load_backup(path: Path):
         raise TrainError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
 
 
-def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list:
+def make_callbacks(run: Path, args, state: dict, sha256: str) -> list:
     """Return Keras's callbacks and, last, the one that keeps the run's files whole and their state for a resume."""
     from keras import callbacks
 
@@ -387,14 +385,16 @@ def make_callbacks(run: Path, args, state: dict, sha256: str, size: int) -> list
         schedule = [callbacks.LearningRateScheduler(lambda epoch: learning_rate(epoch, args))]
     trim_history(run / "history.csv", state.get("epochs", 0))
     history = callbacks.CSVLogger(run / "history.csv", append=bool(state))
-    _, alone, plain, _ = stage_ends(args)
-    settings = callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: logs.update(
-            face_pixels=size, augmentation=augmentation_share(epoch, args), self_taught=int(alone <= epoch < plain),
-            plain=int(epoch >= plain),
-            taught=int(bool(args.teacher) or (args.self_taught_epochs > 0 and epoch >= alone)),
-        )
-    )  # fmt: skip
+
+    def note_stage(epoch: int, logs: dict) -> None:
+        """Add to an epoch's line of the history what is its own."""
+        stage = stage_at(epoch, args)
+        logs.update(
+            face_pixels=stage.size, augmentation=augmentation_share(epoch, args), self_taught=int(stage.self_taught),
+            plain=int(stage.plain), taught=int(is_taught(epoch, args)),
+        )  # fmt: skip
+
+    settings = callbacks.LambdaCallback(on_epoch_end=note_stage)
     keeper = make_run_keeper(run, args, state, counters, sha256)
     return [*schedule, Progress(), *counters.values(), settings, history, keeper]
 
@@ -436,8 +436,8 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
         publish(run / BEST, args.output)
         print(f"{args.output} is ready: {command('main.py', *model_option(args.output))}")
     write_json(run / STATE, read_state(run) | {"finished": True})
-    for file in (*run.glob("backup-*.keras"), run / SELF_TEACHER):
-        file.unlink(missing_ok=True)
+    for file in run.glob("backup-*.keras"):
+        file.unlink()
     draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
     make_report(run, run / BEST, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
@@ -470,14 +470,14 @@ def calibrate(path: Path, training, validation) -> tuple:
 
 
 def fit_batch_normalization(model, training) -> None:
-    """Measure a model's batch normalisation over training faces as they are, half of them mirrored."""
+    """Measure a model's batch normalisation over training faces as they are, each beside its mirror image."""
     import numpy as np
 
     from model import measure_batch_normalization
 
     faces = training.faces[np.random.default_rng(0).permutation(len(training))[:STATISTICS_FACES]]
-    faces[::2] = faces[::2, :, ::-1]
-    measure_batch_normalization(model, faces)
+    pairs = np.stack([faces, faces[:, :, ::-1]], axis=1)
+    measure_batch_normalization(model, pairs.reshape(-1, *faces.shape[1:]))
 
 
 def make_report(run: Path, path: Path, classifier, dataset, split: str, history=None) -> None:

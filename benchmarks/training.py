@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", choices=("resnet", "cnn"), default="resnet", help="the network (default: resnet)")
+    parser.add_argument(
+        "--arch", choices=("resnet-symmetric", "resnet", "cnn"), default="resnet-symmetric",
+        help="the network (default: resnet-symmetric)",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=128, help="faces a step (default: 128)")
     parser.add_argument("--steps", type=int, default=25, help="steps to time in a turn (default: 25)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each (default: 4)")

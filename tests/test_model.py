@@ -44,7 +44,7 @@ def copy_with(saved, tmp_path, description=None):
     return path
 
 
-@pytest.mark.parametrize("arch", ["resnet", "cnn"])
+@pytest.mark.parametrize("arch", ["resnet-symmetric", "resnet", "cnn"])
 def test_the_network_is_of_the_promised_size(arch):
     model = build_model(arch)
     assert 80e6 < count_multiply_adds(model) < 150e6

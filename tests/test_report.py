@@ -137,12 +137,16 @@ def test_the_curves_are_read_from_their_numbers():
     sharpened = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 4e-4]).assign(plain=[0, 0, 1])
     text = " ".join(report.read_history(sharpened))
     assert "Best epoch: 3 of 3" in text
-    assert "From epoch 3 on the faces were plain" in text
+    assert "In epoch 3 the faces were plain" in text
     taught = history([0.2, 0.3, 0.3], [0.2, 0.5, 0.4], rates=[2e-3, 1e-3, 1.5e-3])
     text = " ".join(report.read_history(taught.assign(self_taught=[0, 0, 1], augmentation=[1, 1, 0.4])))
     assert "fell epoch by epoch after it, to 1.0e-03" in text
-    assert "From epoch 3 on the best network so far taught this one" in text
+    assert "In epoch 3 the network learned from its own answers" in text
     assert "usual ones in the first" not in text
+    twice = history([0.2] * 7, [0.3] * 6 + [0.2]).assign(self_taught=[0, 1, 1, 0, 1, 1, 0], plain=[0, 0, 0, 1, 0, 0, 1])
+    text = " ".join(report.read_history(twice.assign(augmentation=1)))
+    assert "In epochs 2 to 3 and 5 to 6 the network learned" in text and "In epochs 4 and 7 the faces" in text
+    assert "Best epoch: 7 of 7" in text  # of the last plain ones alone
     eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
     assert "from 100% of the usual ones in the first epoch to 25% in the last" in eased
     assert "usual ones" not in over

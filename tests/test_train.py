@@ -27,13 +27,14 @@ import stages
 import teachers
 import train
 from evaluate import score
-from model import load_classifier
+from model import build_model, load_classifier
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
-OPTIONS = ["--data", "fer2013.csv", "--epochs", "5", "--plain-epochs", "1", "--batch-size", "4"]
-OPTIONS += ["--augmentation", "1", "0.5"]
+OPTIONS = ["--data", "fer2013.csv", "--epochs", "8", "--batch-size", "4", "--augmentation", "1", "0.5"]
+OPTIONS += ["--self-taught-epochs", "3", "--plain-epochs", "1"]
 SMALL_RESNETS = {  # as good for tests
+    "resnet-symmetric": ((32, 2), (16, 2)),
     "resnet": ((32, 2), (8, 2)),
     "resnet-large": ((32, 2), (8, 2), (8, 1)),
     "resnet-huge": ((32, 1), (8, 2)),
@@ -83,7 +84,7 @@ def no_report(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small_network):
-    """A folder in which a training of five epochs, one of each stage but two self-taught, replaced a model there."""
+    """A folder in which a training of eight epochs, one of most stages, two of the others, replaced a model there."""
     folder = made_folder(tmp_path_factory.mktemp("finished"))
     (folder / "best_model.keras").write_bytes(b"an older model")
     with pytest.MonkeyPatch.context() as patch:
@@ -109,18 +110,18 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     run = the_run(finished)
     assert (finished / "best_model.previous.keras").read_bytes() == b"an older model"
     history = pd.read_csv(run / "history.csv")
-    assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert history["epoch"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     description = json.loads((finished / "best_model.json").read_text())
     public = data.load_fer2013(finished / "fer2013.csv")["PublicTest"]
     scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
-    assert history["face_pixels"].tolist() == [36, 48, 48, 48, 48]
-    assert np.allclose(history["augmentation"], [1, 0.5, 1, 0.3, 0])
-    assert history["self_taught"].tolist() == [0, 0, 1, 1, 0]
-    assert history["plain"].tolist() == [0, 0, 0, 0, 1]
-    assert history["taught"].tolist() == [0, 0, 1, 1, 1]
+    assert history["face_pixels"].tolist() == [36, 36, 48, 48, 48, 48, 48, 48]
+    assert np.allclose(history["augmentation"], [1, 0.75, 0.5, 1, 0, 1, 0.3, 0])
+    assert history["self_taught"].tolist() == [0, 0, 0, 1, 0, 1, 1, 0]
+    assert history["plain"].tolist() == [0, 0, 0, 0, 1, 0, 0, 1]
+    assert history["taught"].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert description["training"]["arguments"]["mixed_precision"] == model.prefers_bfloat16()
-    assert description["training"]["best_epoch"] == 5  # the plain one, however it scored
+    assert description["training"]["best_epoch"] == 8  # the last plain one, however it scored
     for figure in ("curves.png", "confusion_matrix.png", "grad_cam.png", "augmentation.png"):
         assert cv2.imread(str(run / figure)).std() > 5
     assert {path.name for path in run.glob("*.keras")} == {"best_model.keras"}
@@ -136,6 +137,14 @@ def test_batch_normalization_ends_with_the_statistics_of_faces_as_they_are(finis
     assert np.allclose(first.moving_variance, seen.var(axis=(0, 1, 2)), rtol=0.05)
 
 
+def test_what_the_defaults_train_gives_a_face_and_its_mirror_image_the_same_answer(finished):
+    classifier = load_classifier(finished / "best_model.keras")
+    faces = data.load_fer2013(finished / "fer2013.csv")["PublicTest"].faces
+    probabilities = classifier.probabilities(faces)
+    assert np.allclose(classifier.probabilities(faces[:, :, ::-1]), probabilities, atol=1e-5)
+    assert not np.allclose(classifier.probabilities(faces[:, ::-1]), probabilities, atol=1e-3)  # upside down
+
+
 def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finished, tmp_path, monkeypatch):
     if sys.platform == "win32":
         pytest.skip("Windows has no SIGINT for one process alone")
@@ -149,14 +158,14 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     output = ""
     for line in process.stdout:
         output += line
-        if line.startswith("Epoch 4/5"):  # the second in which the network teaches itself
+        if line.startswith("Epoch 7/8"):  # the second of the second time that the network teaches itself
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert "Go on with" in output
     run = the_run(folder)
     assert (folder / "best_model.keras").read_bytes() == b"an older model"
     load_classifier(run / "best_model.keras")
-    assert len(pd.read_csv(run / "history.csv")) in (3, 4)  # the fourth may be over by then
+    assert len(pd.read_csv(run / "history.csv")) in (6, 7)  # the seventh may be over by then
     monkeypatch.chdir(folder)
     assert train.main(["--resume"]) == 0
     assert_same_training(folder, finished)
@@ -278,8 +287,8 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-# An epoch that is the best so far saves it twice: as it is, and its plain twin.
-@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2), ("teacher", 1)])
+# The best epoch so far is saved twice, as it is and as its plain twin. The fourth is the first self-taught one.
+@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2), ("backup", 4)])
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
     code = KILLED_WHILE_SAVING.replace("NAME", repr(name)).replace("COUNT", str(count))
@@ -314,37 +323,45 @@ def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
     assert len(pd.read_csv(the_run(folder) / "history.csv")) == int(stop) < 40
 
 
-def test_the_last_epochs_are_self_taught_and_plain(tmp_path, monkeypatch):
+def test_the_last_epochs_are_self_taught_and_plain_twice(tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
     blended, make_batches = [], data.make_batches
     monkeypatch.setattr(data, "make_batches", lambda *a, mixup, **k: blended.append(mixup) or make_batches(*a, **k))
-    options = ["--epochs", "5", "--small-epochs", "0", "--self-taught-epochs", "2", "--plain-epochs", "1"]
+    options = ["--epochs", "8", "--small-epochs", "0", "--self-taught-epochs", "4", "--plain-epochs", "1"]
     assert train.main(["--data", "fer2013.csv", *options, "--mixup", "0.2", "--learning-rate", "0.01"]) == 0
-    assert blended == [0.2, stages.SELF_TAUGHT["mixup"], 0]
+    assert blended == [0.2, *[stages.SELF_TAUGHT["mixup"], 0] * 2]
     history = pd.read_csv(the_run(folder) / "history.csv")
-    assert np.allclose(history["augmentation"], [1, 1, 1, 0.3, 0])
-    highest = [0.01, 0.01, *[stages.SELF_TAUGHT["learning_rate"]] * 2, stages.SELF_TAUGHT["learning_rate"] / 5]
-    rates = history["learning_rate"] / highest
-    assert np.allclose(rates, [*rates[:2], *rates[:2], 0.5])
+    assert np.allclose(history["augmentation"], [1, 1, *[1, 0.3, 0] * 2])
+    alone = stages.SELF_TAUGHT["learning_rate"]
+    rates = history["learning_rate"] / [0.01, 0.01, *[alone, alone, alone / 5] * 2]
+    assert np.allclose(rates, [*rates[:2], *[*rates[:2], 0.5] * 2])
     assert rates[0] > 0.8 > 0.2 > rates[1]
 
 
 def test_the_best_network_so_far_teaches_the_one_that_goes_on(tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    asked = []
+    answered, mirrored_mean = [], teachers.mirrored_mean
 
-    def even_teacher(path, mixed_precision):
-        assert np.array_equal(weights(path)[-2], weights(path.with_name("best_model.keras"))[-2])
-        return lambda pixels: asked.append(len(pixels)) or np.full((len(pixels), 7), 1 / 7, np.float32)
+    def even(classify, faces):
+        """Answer nothing, but keep what a calibrated copy of the best network would have answered."""
+        best, _ = train.calibrate(the_run(folder) / "best_model.keras", *made_splits("Training", "PublicTest"))
+        answered.append(np.allclose(mirrored_mean(classify, faces), mirrored_mean(best.probabilities, faces)))
+        return np.full((len(faces), 7), 1 / 7, np.float32)
 
-    monkeypatch.setattr(teachers, "load_teacher", even_teacher)
+    monkeypatch.setattr(teachers, "mirrored_mean", even)
     monkeypatch.setitem(stages.SELF_TAUGHT, "teacher_weight", 0.99)
-    options = ["--epochs", "4", "--small-epochs", "0", "--self-taught-epochs", "2", "--plain-epochs", "1"]
+    options = ["--epochs", "5", "--small-epochs", "0", "--self-taught-epochs", "2", "--plain-epochs", "1"]
     assert train.main(["--data", "fer2013.csv", "--label-smoothing", "0", *options]) == 0
-    assert sum(asked) >= 3 * 56
-    assert (pd.read_csv(the_run(folder) / "history.csv")["loss"][1:] >= np.log(7) - 0.01).all()
+    assert answered == [True, True]
+    losses = pd.read_csv(the_run(folder) / "history.csv")["loss"]
+    assert (losses[1:] >= np.log(7) - 0.01).all()
+
+
+def made_splits(*names):
+    dataset = data.load_fer2013("fer2013.csv")
+    return [dataset[name] for name in names]
 
 
 def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_path, monkeypatch):
@@ -460,17 +477,18 @@ def test_the_teachers_see_filmed_faces_sharp(finished, tmp_path):
         stages.choose_stages(args)
         args.filmed = filmed
         teacher = lambda faces, filmed=filmed: asked[filmed].append(faces) or np.eye(7)[:1]  # noqa: E731
-        shown[filmed], _ = next(train.stage_batches(tmp_path, args, training, [teacher], 0, 48, 1)())
+        shown[filmed], _ = next(train.stage_batches(tmp_path, args, training, [teacher], 0, 1)())
     assert np.array_equal(asked[False], asked[True]) and not np.allclose(shown[False], shown[True], atol=1)
 
 
-def test_a_training_starts_from_the_first_blocks_of_another_residual_network(finished, tmp_path, monkeypatch):
+def test_a_training_starts_from_the_first_blocks_of_another_residual_network(tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    first = finished / "best_model.keras"
-    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", str(first)]
+    started = build_model("resnet")
+    started.save("first.keras")
+    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", "first.keras"]
     assert train.main(["--data", "fer2013.csv", *still, "--start-blocks", "1", "--arch", "resnet-large"]) == 0
-    trained, started = load_classifier("best_model.keras").model, load_classifier(first).model
+    trained = load_classifier("best_model.keras").model
     ends = [layer for layer in trained.layers if isinstance(layer, keras.layers.Add)]
     assert len(ends) == 2
     kept = trained.layers[: trained.layers.index(ends[0])]
@@ -546,7 +564,7 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
         assert "opencv-python<5" in refused(capsys, "--data", csv)
     assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
-    assert "needs --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
+    assert "needs a resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
     assert "exclude each other" in refused(capsys, "--data", csv, "--self-taught-epochs", "1", "--teacher", "a.keras")
     for stage in ("--plain-epochs", "--self-taught-epochs", "--small-epochs"):
@@ -555,14 +573,17 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
     assert "must be a .keras file" in refused(capsys, "--data", csv, "--start", "best_model.tflite")
-    assert "Add --arch resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
-    start = ["--data", csv, "--start", finished / train.BEST, "--start-blocks"]
+    assert "Add --arch resnet-symm" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
+    single = finished / "resnet.keras"
+    build_model("resnet").save(single)
+    start = ["--data", csv, "--start", single, "--start-blocks"]
     assert "do not have the first 2 blocks in common" in refused(capsys, *start, "2", "--arch", "resnet-large")
-    for arch in ("resnet-huge", "cnn"):  # the first of these sees every pixel, where a resnet sees every other
+    # The first of these sees every pixel, where a resnet sees every other; the second has filters of another size.
+    for arch in ("resnet-huge", "resnet-symmetric", "cnn"):
         assert "do not have the first 1 blocks in common" in refused(capsys, *start, "1", "--arch", arch)
     assert "damaged.keras" in refused(capsys, "--data", csv, "--teacher", "damaged.keras")
     assert "needs one model as --start" in refused(capsys, "--data", csv, "--start-blocks", "2")
-    assert "needs one model as --start" in refused(capsys, *start[:-1], finished / train.BEST, "--start-blocks", "2")
+    assert "needs one model as --start" in refused(capsys, *start[:-1], single, "--start-blocks", "2")
     assert "needs a .keras file" in refused(capsys, "--data", csv, "--consistent")
     assert "needs a .keras file" in refused(capsys, "--data", csv, "--consistent", "--teacher", "short.npy")
     for fold in (("3", "2"), ("1", "1")):
