@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
-WHOLE_SIZE = 48  # of all others
+WHOLE_SIZE = 48  # of all others; model.IMAGE_SIZE, but --help need not wait for NumPy
 ROUNDS = 2  # how often a network teaches itself, each time as the plain epochs before have left it
 # The options of the epochs in which the network teaches itself, and of the plain ones after them.
 SELF_TAUGHT = {

@@ -322,13 +322,13 @@ def first_blocks(network, path: Path, args) -> list:
 
 
 def teach_itself(run: Path, training, validation) -> None:
-    """Keep as a run's soft labels what its best network so far, brought to its end as the last one is, answers."""
+    """Keep as a run's soft labels what its best network so far, finished and calibrated as the last one is, answers."""
     import numpy as np
 
     from teachers import mirrored_mean
 
+    print("Asking the best network so far, to learn from its answers, too ...", flush=True)
     classifier, _ = calibrate(run / BEST, training, validation)
-    print("From here on the network learns from its own answers, too.")
     np.save(run / SOFT_LABELS, mirrored_mean(classifier.probabilities, training.faces))
 
 
