@@ -23,10 +23,11 @@ CPU_INFORMATION = Path("/proc/cpuinfo")
 OLDEST_KERAS = (3, 12)  # under which the shipped network was saved; older ones also load files less safely
 _STDERR_LOCK = threading.RLock()
 SYMMETRIC = "resnet-symmetric"  # the one that gives a face and its mirror image the same answer
+_SMALL_RESNET = ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2))
 RESNETS = {  # filters and stride of the first convolution, then of each residual block
-    SYMMETRIC: ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
-    "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
-    # To teach the other: a larger one, and one whose first block sees every pixel.
+    SYMMETRIC: _SMALL_RESNET,
+    "resnet": _SMALL_RESNET,
+    # To teach the others: a larger one, and one whose first block sees every pixel.
     "resnet-large": ((32, 2), (64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
     "resnet-huge": ((32, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
 }
