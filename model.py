@@ -22,11 +22,9 @@ BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped
 CPU_INFORMATION = Path("/proc/cpuinfo")
 OLDEST_KERAS = (3, 12)  # under which the shipped network was saved; older ones also load files less safely
 _STDERR_LOCK = threading.RLock()
-SYMMETRIC = "resnet-symmetric"  # the one that gives a face and its mirror image the same answer
-_SMALL_RESNET = ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2))
+SYMMETRIC = "-symmetric"  # after a resnet's name: it gives a face and its mirror image the same answer
 RESNETS = {  # filters and stride of the first convolution, then of each residual block
-    SYMMETRIC: _SMALL_RESNET,
-    "resnet": _SMALL_RESNET,
+    "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
     # To teach the others: a larger one, and one whose first block sees every pixel.
     "resnet-large": ((32, 2), (64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
     "resnet-huge": ((32, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
@@ -120,21 +118,27 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is a key of `RESNETS` or "cnn"; the filters of `SYMMETRIC` are paired (see `pair_filters`). `dtype` is a
-    Keras dtype policy, "float32" or "mixed_bfloat16"; the probabilities are float32 in both. The weights of a resnet
-    fit every image size, those of a cnn only one.
+    `arch` is "cnn" or a key of `RESNETS`, with `SYMMETRIC` after it for paired filters (see `pair_filters`). `dtype`
+    is a Keras dtype policy, "float32" or "mixed_bfloat16"; the probabilities are float32 in both. The weights of a
+    resnet fit every image size, those of a cnn only one.
     """
     import keras
     from keras import layers
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, arch == SYMMETRIC, *RESNETS[arch])
+    symmetric, blocks = arch.endswith(SYMMETRIC), blocks_of(arch)
+    x = _resnet(x, dtype, symmetric, *blocks) if blocks else _cnn(x, dtype)
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     model = keras.Model(faces, probabilities, name=arch)
-    if arch == SYMMETRIC:
+    if symmetric:
         pair_filters(model)
     return model
+
+
+def blocks_of(arch: str) -> tuple:
+    """Return filters and stride of a resnet's first convolution and of each of its blocks; () for a cnn."""
+    return RESNETS.get(arch.removesuffix(SYMMETRIC), ())
 
 
 def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
@@ -147,7 +151,7 @@ def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
     from keras import layers
 
     filters, strides = first
-    size = 4 if symmetric else 3
+    size = 4 if symmetric and strides > 1 else 3
     x = _normalised(_convolution(x, filters, dtype, size, strides), dtype)  # (n, 24, 24, 32), or 48 x 48
     for filters, strides in blocks:
         if symmetric and strides > 1:

@@ -50,9 +50,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=count, default=76, help="passes over the training faces, at most")
     training.add_argument(
-        "--arch", choices=("resnet-symmetric", "resnet", "resnet-large", "resnet-huge", "cnn"),
-        default="resnet-symmetric",
-        help="residual network of mirrored pairs of filters, the shipped one's, two larger ones to teach, a plain one",
+        "--arch", default="resnet-symmetric",
+        choices=("resnet-symmetric", "resnet", "resnet-large", "resnet-huge", "resnet-huge-symmetric", "cnn"),
+        help="residual network of mirrored pairs of filters, the shipped one's, three larger to teach, a plain one",
     )  # fmt: skip
     training.add_argument("--batch-size", type=count, default=128, help="faces a step")
     training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")

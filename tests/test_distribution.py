@@ -21,7 +21,7 @@ OPTIONS = ["--data", "fer2013.csv", "--batch-size", "8", "--no-augmentation", "-
 TINY = """
 import sys
 import figures, model, train
-model.RESNETS = {"resnet-symmetric": ((32, 2),)}  # the stem and the dense layer
+model.RESNETS = {"resnet": ((32, 2),)}  # the stem and the dense layer
 train.make_report = figures.draw_augmentation = lambda *args: None
 """
 TWO_CPUS = """

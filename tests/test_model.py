@@ -51,9 +51,13 @@ def test_the_network_is_of_the_promised_size(arch):
     assert model.count_params() < 3e6
 
 
-def test_the_largest_teacher_looks_at_every_pixel():
-    first = next(layer for layer in build_model("resnet-huge").layers if isinstance(layer, keras.layers.Conv2D))
+@pytest.mark.parametrize("arch", ["resnet-huge", "resnet-huge-symmetric"])
+def test_the_largest_teacher_looks_at_every_pixel_and_in_pairs_at_left_and_right_alike(arch):
+    model = build_model(arch)
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
     assert first.output.shape == (None, 48, 48, 32)
+    same = np.allclose(answers(model, FACES), answers(model, FACES[:, :, ::-1]), atol=1e-5)
+    assert same == (arch == "resnet-huge-symmetric")
 
 
 def test_the_shipped_network_is_what_this_program_builds_and_what_is_said_of_it():
