@@ -127,18 +127,13 @@ def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = 
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    symmetric, blocks = arch.endswith(SYMMETRIC), blocks_of(arch)
-    x = _resnet(x, dtype, symmetric, *blocks) if blocks else _cnn(x, dtype)
+    symmetric = arch.endswith(SYMMETRIC)
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, symmetric, *RESNETS[arch.removesuffix(SYMMETRIC)])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     model = keras.Model(faces, probabilities, name=arch)
     if symmetric:
         pair_filters(model)
     return model
-
-
-def blocks_of(arch: str) -> tuple:
-    """Return filters and stride of a resnet's first convolution and of each of its blocks; () for a cnn."""
-    return RESNETS.get(arch.removesuffix(SYMMETRIC), ())
 
 
 def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
