@@ -127,13 +127,19 @@ def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = 
 
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    symmetric = arch.endswith(SYMMETRIC)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, symmetric, *RESNETS[arch.removesuffix(SYMMETRIC)])
+    name, symmetric = split_arch(arch)
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, symmetric, *RESNETS[name])
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     model = keras.Model(faces, probabilities, name=arch)
     if symmetric:
         pair_filters(model)
     return model
+
+
+def split_arch(arch: str) -> tuple[str, bool]:
+    """Return an architecture's name without `SYMMETRIC`, and whether that stands after it."""
+    name = arch.removesuffix(SYMMETRIC)
+    return name, name != arch
 
 
 def _resnet(x, dtype: str, symmetric: bool, first, *blocks):

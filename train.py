@@ -311,13 +311,11 @@ def first_blocks(network, path: Path, args) -> list:
     """Return the weights of a residual network's first blocks, which the one to train has to have in common."""
     import keras
 
-    from model import RESNETS, SYMMETRIC
+    from model import RESNETS, split_arch
 
     count = args.start_blocks
-    first, others = (
-        (arch.endswith(SYMMETRIC), RESNETS.get(arch.removesuffix(SYMMETRIC), ())[: count + 1])
-        for arch in (args.arch, network.name)
-    )
+    archs = map(split_arch, (args.arch, network.name))
+    first, others = ((symmetric, RESNETS.get(name, ())[: count + 1]) for name, symmetric in archs)
     if first != others or len(first[1]) <= count:
         raise TrainError(f"--start {path} and a {args.arch} do not have the first {count} blocks in common.")
     ends = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.Add)]
