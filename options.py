@@ -15,6 +15,10 @@ class OptionsError(ValueError):
 
 
 BELOW_1 = math.nextafter(1, 0)
+OPTIMIZERS = {  # what fits each of them
+    "muon": {"batch_size": 256, "learning_rate": 2.8e-3},
+    "adamw": {"batch_size": 128, "learning_rate": 2e-3},
+}
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -48,20 +52,27 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--filmed", action="store_true", help="also blur half of the faces, and add noise to half, as cameras do"
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=count, default=76, help="passes over the training faces, at most")
+    training.add_argument("--epochs", type=count, default=72, help="passes over the training faces, at most")
     training.add_argument(
         "--arch", default="resnet-symmetric",
         choices=("resnet-symmetric", "resnet", "resnet-large", "resnet-huge", "resnet-huge-symmetric", "cnn"),
         help="residual network of mirrored pairs of filters, the shipped one's, three larger to teach, a plain one",
     )  # fmt: skip
-    training.add_argument("--batch-size", type=count, default=128, help="faces a step")
-    training.add_argument("--learning-rate", type=amount, default=2e-3, help="AdamW's highest rate")
+    training.add_argument(
+        "--optimizer", choices=tuple(OPTIMIZERS),
+        help="muon: a convolution learns as fast in all of its directions, everything else by AdamW (default: for a "
+        "resnet from random weights on the cosine, else adamw)",
+    )  # fmt: skip
+    training.add_argument("--batch-size", type=count, help=f"faces a step (default: {default_of('batch_size')})")
+    training.add_argument("--learning-rate", type=amount, help=f"the highest (default: {default_of('learning_rate')})")
     training.add_argument(
         "--schedule", choices=("cosine", "plateau"), default="cosine",
         help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
     )  # fmt: skip
     training.add_argument("--patience", type=count, default=10, help="plateau: epochs without better loss to stop")
-    training.add_argument("--weight-decay", type=amount, default=0.02, help="AdamW's decay; 0 makes it Adam")
+    training.add_argument(
+        "--weight-decay", type=amount, default=0.02, help="share of the weights taken off, times rate"
+    )
     training.add_argument("--label-smoothing", type=below_1, default=0.1, help="share of a label given to all emotions")
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
@@ -71,7 +82,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--self-taught-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help="epochs that learn also from what the best network so far answers, in two rounds, with options of their "
-        "own (default: with the plain ones three fifths of all for resnets on the cosine, 0 with --start or --teacher)",
+        "own (default: with the plain ones two thirds of all for resnets on the cosine, 0 with --start or --teacher)",
     )  # fmt: skip
     training.add_argument(
         "--mixup", type=amount, default=0.0, metavar="ALPHA", help="blend faces, by Beta(ALPHA, ALPHA)"
@@ -125,6 +136,21 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="train nothing: write --model for phones, with float16 weights and, as FILE.int8.tflite, in int8",
     )  # fmt: skip
     return parser.parse_args(argv)
+
+
+def default_of(name: str) -> str:
+    """Return what an option is by default, for --help, by optimizer."""
+    return ", ".join(f"{fitting[name]} with {optimizer}" for optimizer, fitting in OPTIMIZERS.items())
+
+
+def choose_optimizer(args) -> None:
+    """Give the training its optimizer, the size of its batches and its rate, where they were not chosen."""
+    if args.optimizer is None:
+        staged = args.arch != "cnn" and args.schedule == "cosine"
+        args.optimizer = "muon" if staged and not args.start else "adamw"
+    for name, value in OPTIMIZERS[args.optimizer].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def words_of(arguments: dict) -> list[str]:

@@ -237,7 +237,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
     from figures import best_epoch
     from model import EMOTIONS, count_multiply_adds
     from options import words_of
-    from stages import SELF_TAUGHT
+    from stages import self_taught_options
 
     steps = json.loads((run / STEPS).read_text(encoding="utf-8")) if (run / STEPS).exists() else []
     history = pd.read_csv(run / "history.csv")
@@ -264,7 +264,7 @@ def describe(model, run: Path, args, dataset, training_count: int, sha256: str) 
                 backend: importlib.import_module(backend).__version__,
                 "numpy": np.__version__,
             },
-            **({"self_taught": SELF_TAUGHT} if args.self_taught_epochs else {}),
+            **({"self_taught": self_taught_options(args)} if args.self_taught_epochs else {}),
         },
         # The commands that made it, those of the models it started from and of its teachers first.
         "steps": [*steps, command("train.py", *words)],

@@ -10,11 +10,11 @@ from typing import NamedTuple
 SMALL_SIZE = 36  # pixels of the faces in the first epochs
 WHOLE_SIZE = 48  # of all others; model.IMAGE_SIZE, but --help need not wait for NumPy
 ROUNDS = 2  # how often a network teaches itself, each time as the plain epochs before have left it
-# The options of the epochs in which the network teaches itself, and of the plain ones after them.
+# Options of the epochs in which the network teaches itself, and of the plain ones after them.
 SELF_TAUGHT = {
-    "teacher_weight": 0.6, "mixup": 0.4, "augmentation": (1.0, 0.3), "learning_rate": 1.5e-3, "weight_decay": 0.1,
-    "label_smoothing": 0.0,
+    "teacher_weight": 0.6, "mixup": 0.4, "augmentation": (1.0, 0.3), "weight_decay": 0.1, "label_smoothing": 0.0,
 }  # fmt: skip
+SELF_TAUGHT_RATE = 0.75  # their highest learning rate, in shares of that before
 
 
 class Stage(NamedTuple):
@@ -33,8 +33,8 @@ def choose_stages(args) -> None:
     alone = staged and not (args.start or args.teacher) if args.self_taught_epochs is None else args.self_taught_epochs
     if args.plain_epochs is None:
         args.plain_epochs = args.epochs // 30 if alone else 0
-    if args.self_taught_epochs is None:  # with the plain ones, three fifths of all
-        args.self_taught_epochs = max(args.epochs * 3 // 5 - ROUNDS * args.plain_epochs, 0) if alone else 0
+    if args.self_taught_epochs is None:  # with the plain ones, two thirds of all
+        args.self_taught_epochs = max(args.epochs * 2 // 3 - ROUNDS * args.plain_epochs, 0) if alone else 0
     if args.small_epochs is None:
         args.small_epochs = max(first_epochs(args), 0) * 2 // 3 if staged else 0
 
@@ -72,9 +72,14 @@ def is_taught(epoch: int, args) -> bool:
 
 
 def options_of(epoch: int, args) -> argparse.Namespace:
-    """Return the options that hold in an epoch: `args`, or SELF_TAUGHT's from where the network teaches itself."""
+    """Return the options that hold in an epoch: `args`, or other ones from where the network teaches itself."""
     alone = args.self_taught_epochs and epoch >= first_epochs(args)
-    return argparse.Namespace(**vars(args) | SELF_TAUGHT) if alone else args
+    return argparse.Namespace(**vars(args) | self_taught_options(args)) if alone else args
+
+
+def self_taught_options(args) -> dict:
+    """Return the options of the epochs in which the network teaches itself that differ from those before."""
+    return SELF_TAUGHT | {"learning_rate": SELF_TAUGHT_RATE * args.learning_rate}
 
 
 def learning_rate(epoch: int, args) -> float:

@@ -36,17 +36,21 @@ def ask_teacher(path: Path, faces) -> tuple:
     from data import in_part
     from model import load_classifier
 
-    classify, fold = load_classifier(path).probabilities, fold_of(path)
+    classifier, fold = load_classifier(path), fold_of(path)
     asked = in_part(faces, *fold) if fold else np.ones(len(faces), bool)
     print(f"Asking the teacher {path} about {asked.sum():,} faces ...", flush=True)
-    return asked, mirrored_mean(classify, faces[asked])
+    return asked, mirrored_mean(classifier, faces[asked])
 
 
-def mirrored_mean(classify, faces):
+def mirrored_mean(classifier, faces):
     """Return a network's mean answers, (n, 7), to faces (n, 48, 48, 1) and their mirror images."""
     from evaluate import predict
+    from model import split_arch
 
-    return (predict(classify, faces) + predict(classify, faces[:, :, ::-1])) / 2
+    answers = predict(classifier.probabilities, faces)
+    if classifier.model and split_arch(classifier.model.name)[1]:  # it says the same of both
+        return answers
+    return (answers + predict(classifier.probabilities, faces[:, :, ::-1])) / 2
 
 
 def fold_of(path: Path) -> list[int] | None:

@@ -20,7 +20,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from options import OptionsError, check_options, check_output, check_resumed, parse_args, words_of
+from options import (
+    OptionsError,
+    check_options,
+    check_output,
+    check_resumed,
+    choose_optimizer,
+    parse_args,
+    words_of,
+)
 from runs import (
     BEST,
     BEST_PARTIAL,
@@ -96,6 +104,7 @@ def open_run(args) -> tuple[Path | None, argparse.Namespace, dict]:
     if args.resume is None:
         args.output = args.output or Path(BEST)
         check_output(args.output)
+        choose_optimizer(args)
         choose_stages(args)
         check_options(args)
         args.data = args.data or find_data()
@@ -330,7 +339,7 @@ def teach_itself(run: Path, training, validation) -> None:
 
     print("Asking the best network so far, to learn from its answers, too ...", flush=True)
     classifier, _ = calibrate(run / BEST, training, validation)
-    np.save(run / SOFT_LABELS, mirrored_mean(classifier.probabilities, training.faces))
+    np.save(run / SOFT_LABELS, mirrored_mean(classifier, training.faces))
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
@@ -341,7 +350,7 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
 
     model = build_model(args.arch, "mixed_bfloat16" if args.mixed_precision else "float32", image_size)
     model.compile(
-        optimizer=keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay),
+        optimizer=make_optimizer(args),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
@@ -357,9 +366,23 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
     return model
 
 
+def make_optimizer(args):
+    """Return the optimizer that the options name."""
+    import keras
+
+    from optimizer import Muon
+
+    if args.optimizer == "adamw":
+        return keras.optimizers.AdamW(args.learning_rate, weight_decay=args.weight_decay)
+    compute_dtype = "bfloat16" if args.mixed_precision else "float32"
+    return Muon(args.learning_rate, compute_dtype, weight_decay=args.weight_decay)
+
+
 def load_backup(path: Path):
     """Return the model and optimizer of a run's last epoch."""
     import keras
+
+    import optimizer  # noqa: F401  (Keras must know Muon to load it)
 
     try:
         return keras.saving.load_model(path)

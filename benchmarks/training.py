@@ -21,7 +21,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--arch", choices=("resnet-symmetric", "resnet", "cnn"), default="resnet-symmetric",
         help="the network (default: resnet-symmetric)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=128, help="faces a step (default: 128)")
+    parser.add_argument("--batch-size", type=int, help="faces a step (default: that of train.py)")
     parser.add_argument("--steps", type=int, default=25, help="steps to time in a turn (default: 25)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each (default: 4)")
     return parser.parse_args(argv)
@@ -73,20 +73,23 @@ def main(argv=None) -> int:
     import train
     from data import Augmentation, Split, make_batches
     from model import count_multiply_adds, import_keras, prefers_bfloat16, use_onednn
+    from options import choose_optimizer
 
     use_onednn()
     import_keras()
+    options = train.parse_args(["--arch", args.arch])
+    options.batch_size, options.mixed_precision = args.batch_size, prefers_bfloat16()
+    choose_optimizer(options)
+    batch_size = options.batch_size
     generator = np.random.default_rng(0)
-    count = args.batch_size * 20
+    count = batch_size * 20
     faces = generator.integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     split = Split(faces, generator.integers(0, 7, count).astype(np.uint8))
-    options = train.parse_args(["--arch", args.arch])
-    options.mixed_precision = prefers_bfloat16()
     model = train.compiled_model(options, 48)
 
-    batches = make_batches(split, args.batch_size, 0, Augmentation())
+    batches = make_batches(split, batch_size, 0, Augmentation())
     batch = next(batches)
-    single = image_by_image(split, args.batch_size, generator)
+    single = image_by_image(split, batch_size, generator)
     bare_seconds(model, batch, 5)  # traces and warms up
     times = {"bare step": [], "train.py": [], "image by image": []}
     for _ in range(args.turns):
@@ -94,12 +97,12 @@ def main(argv=None) -> int:
         times["train.py"] += fit_seconds(model, batches, args.steps)
         times["image by image"] += fit_seconds(model, single, args.steps)
     alone = {"train.py": batches, "image by image": single}
-    operations = 6 * count_multiply_adds(model) * args.batch_size  # forward, and twice as much backward
+    operations = 6 * count_multiply_adds(model) * batch_size  # forward, and twice as much backward
     bare = statistics.median(times["bare step"])
-    print(f"{args.arch} in {'bfloat16' if options.mixed_precision else 'float32'}, {args.batch_size} faces a step")
+    print(f"{args.arch} in {'bfloat16' if options.mixed_precision else 'float32'}, {batch_size} faces a step")
     for name, all_seconds in times.items():
         seconds = statistics.median(all_seconds)
-        print(f"{name:15} {args.batch_size / seconds:6.0f} images a second, {1000 * seconds:5.0f} ms a step", end="")
+        print(f"{name:15} {batch_size / seconds:6.0f} images a second, {1000 * seconds:5.0f} ms a step", end="")
         print(f", {operations / seconds / 1e9:4.0f} GFLOPS, {bare / seconds:4.0%} of the bare step's rate")
     for name, source in alone.items():
         start = time.perf_counter()

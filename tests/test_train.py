@@ -332,7 +332,7 @@ def test_the_last_epochs_are_self_taught_and_plain_twice(tmp_path, monkeypatch):
     assert blended == [0.2, *[stages.SELF_TAUGHT["mixup"], 0] * 2]
     history = pd.read_csv(the_run(folder) / "history.csv")
     assert np.allclose(history["augmentation"], [1, 1, *[1, 0.3, 0] * 2])
-    alone = stages.SELF_TAUGHT["learning_rate"]
+    alone = 0.01 * stages.SELF_TAUGHT_RATE
     rates = history["learning_rate"] / [0.01, 0.01, *[alone, alone, alone / 5] * 2]
     assert np.allclose(rates, [*rates[:2], *[*rates[:2], 0.5] * 2])
     assert rates[0] > 0.8 > 0.2 > rates[1]
@@ -343,10 +343,10 @@ def test_the_best_network_so_far_teaches_the_one_that_goes_on(tmp_path, monkeypa
     monkeypatch.chdir(folder)
     answered, mirrored_mean = [], teachers.mirrored_mean
 
-    def even(classify, faces):
+    def even(classifier, faces):
         """Answer nothing, but keep what a calibrated copy of the best network would have answered."""
         best, _ = train.calibrate(the_run(folder) / "best_model.keras", *made_splits("Training", "PublicTest"))
-        answered.append(np.allclose(mirrored_mean(classify, faces), mirrored_mean(best.probabilities, faces)))
+        answered.append(np.allclose(mirrored_mean(classifier, faces), mirrored_mean(best, faces)))
         return np.full((len(faces), 7), 1 / 7, np.float32)
 
     monkeypatch.setattr(teachers, "mirrored_mean", even)
@@ -468,11 +468,41 @@ def test_the_teachers_take_turns_with_the_faces_and_their_mirror_images():
     assert all(np.allclose(shown, blocks, atol=0.01) for shown, _ in resumed) and asked[-1].shape == faces.shape
 
 
+@pytest.mark.parametrize("arch, askings", [("resnet-symmetric", 1), ("resnet", 2)])
+def test_a_face_and_its_mirror_image_are_asked_about_unless_both_get_the_same_answer(arch, askings):
+    asked, network = [], build_model(arch)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), np.uint8)
+    classifier = model.keras_classifier(network, {})
+    answers = [classifier.probabilities(seen) for seen in (faces, faces[:, :, ::-1])]
+    counted = model.Classifier(lambda seen: asked.append(seen) or classifier.probabilities(seen), {}, network)
+    assert np.allclose(teachers.mirrored_mean(counted, faces), np.mean(answers, axis=0), atol=1e-6)
+    assert len(asked) == askings
+
+
+ADAMW, MUON = ("adamw", 128, 2e-3), ("muon", 256, 2.8e-3)
+
+
+@pytest.mark.parametrize(
+    "words, chosen",
+    [
+        ([], MUON), (["--arch", "resnet"], MUON), (["--teacher", "a.keras"], MUON), (["--start", "a.keras"], ADAMW),
+        (["--arch", "cnn"], ADAMW), (["--schedule", "plateau"], ADAMW), (["--optimizer", "adamw"], ADAMW),
+        (["--optimizer", "muon", "--start", "a.keras", "--batch-size", "8"], ("muon", 8, 2.8e-3)),
+        (["--learning-rate", "1"], ("muon", 256, 1)),
+    ],
+)  # fmt: skip
+def test_the_optimizer_brings_its_batches_and_its_rate_unless_they_are_named(words, chosen):
+    args = options.parse_args(words)
+    options.choose_optimizer(args)
+    assert (args.optimizer, args.batch_size, args.learning_rate) == chosen
+
+
 def test_the_teachers_see_filmed_faces_sharp(finished, tmp_path):
     training = data.load_fer2013(finished / "fer2013.csv")["Training"]
     shown, asked = {}, {False: [], True: []}
     for filmed in asked:
         args = options.parse_args(["--teacher", "a.keras", "--consistent", "--small-epochs", "0"])
+        options.choose_optimizer(args)
         stages.choose_stages(args)
         args.filmed = filmed
         teacher = lambda faces, filmed=filmed: asked[filmed].append(faces) or np.eye(7)[:1]  # noqa: E731
@@ -526,6 +556,7 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatc
 def test_the_words_of_arguments_give_them_back():
     words = ["--data", "a b.csv", "--no-augmentation", "--augmentation", "1", "0.3", "--start", "a.keras", "b.keras"]
     args = options.parse_args([*words, "--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--filmed"])
+    options.choose_optimizer(args)
     stages.choose_stages(args)
     assert options.parse_args(options.words_of(vars(args))) == args
 

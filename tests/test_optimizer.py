@@ -1,0 +1,36 @@
+"""Muon: what it makes of a convolution's gradient, and that everything else learns as with AdamW."""
+
+import keras
+import numpy as np
+import pytest
+
+from optimizer import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 24), (3, 3, 2, 40)])  # fewer filters than weights of one, and more
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_step_of_a_convolution_is_the_nearest_orthogonal_matrix(shape, dtype):
+    gradient = 1e-4 * np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    step = keras.ops.convert_to_numpy(orthogonal(keras.ops.convert_to_tensor(gradient), dtype))
+    assert step.shape == shape and 0.1 < step.std() < 0.25
+    matrix = step.reshape(-1, shape[-1])
+    left, _, right = np.linalg.svd(gradient.reshape(matrix.shape), full_matrices=False)
+    values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+    assert 0.6 < values.min() <= values.max() < 1.3
+    assert np.corrcoef((left @ right).ravel(), matrix.ravel())[0, 1] > 0.95
+
+
+def test_everything_but_hidden_convolutions_learns_as_with_adamw():
+    generator = np.random.default_rng(0)
+    shapes = [(3, 3, 1, 8), (1, 1, 8, 8), (8,), (8, 7), (3, 3, 8, 8)]
+    first = [np.float32(generator.normal(size=shape)) for shape in shapes]
+    gradients = [[keras.ops.convert_to_tensor(np.float32(generator.normal(size=shape))) for shape in shapes]] * 3
+    weights = []
+    for kind in (Muon, keras.optimizers.AdamW):
+        variables = [keras.Variable(values) for values in first]
+        optimizer = kind(learning_rate=0.01, weight_decay=0.1)
+        for gradient in gradients:
+            optimizer.apply(gradient, variables)
+        weights.append([keras.ops.convert_to_numpy(variable) for variable in variables])
+    same = [np.allclose(a, b, atol=1e-5) for a, b in zip(*weights, strict=True)]  # of 0.03
+    assert same == [True, True, True, True, False]
