@@ -24,7 +24,8 @@ def test_everything_but_hidden_convolutions_learns_as_with_adamw():
     generator = np.random.default_rng(0)
     shapes = [(3, 3, 1, 8), (1, 1, 8, 8), (8,), (8, 7), (3, 3, 8, 8)]
     first = [np.float32(generator.normal(size=shape)) for shape in shapes]
-    gradients = [[keras.ops.convert_to_tensor(np.float32(generator.normal(size=shape))) for shape in shapes]] * 3
+    # None is near 0, where Adam's epsilon counts.
+    gradients = [[keras.ops.convert_to_tensor(np.float32(generator.uniform(0.5, 1.5, shape))) for shape in shapes]] * 3
     weights = []
     for kind in (Muon, keras.optimizers.AdamW):
         variables = [keras.Variable(values) for values in first]
@@ -32,5 +33,5 @@ def test_everything_but_hidden_convolutions_learns_as_with_adamw():
         for gradient in gradients:
             optimizer.apply(gradient, variables)
         weights.append([keras.ops.convert_to_numpy(variable) for variable in variables])
-    same = [np.allclose(a, b, atol=1e-5) for a, b in zip(*weights, strict=True)]  # of 0.03
+    same = [np.allclose(a, b, atol=1e-6) for a, b in zip(*weights, strict=True)]  # of 0.03
     assert same == [True, True, True, True, False]
