@@ -18,7 +18,7 @@ class Muon(keras.optimizers.Optimizer):
     `compute_dtype` is that of the matrix products, "float32" or "bfloat16".
     """
 
-    def __init__(self, learning_rate=2.8e-3, compute_dtype: str = "float32", **options):
+    def __init__(self, learning_rate, compute_dtype: str = "float32", **options):
         super().__init__(learning_rate, **options)
         self.compute_dtype = compute_dtype
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from runs import BEST
-from stages import SMALL_SIZE, first_epochs
+from stages import SMALL_SIZE, first_epochs, is_staged
 
 
 class OptionsError(ValueError):
@@ -146,8 +146,7 @@ def default_of(name: str) -> str:
 def choose_optimizer(args) -> None:
     """Give the training its optimizer, the size of its batches and its rate, where they were not chosen."""
     if args.optimizer is None:
-        staged = args.arch != "cnn" and args.schedule == "cosine"
-        args.optimizer = "muon" if staged and not args.start else "adamw"
+        args.optimizer = "muon" if is_staged(args) and not args.start else "adamw"
     for name, value in OPTIMIZERS[args.optimizer].items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -27,9 +27,14 @@ class Stage(NamedTuple):
     plain: bool = False
 
 
+def is_staged(args) -> bool:
+    """Return whether a training has stages unless told otherwise: of a resnet, whose last epoch is known."""
+    return args.arch != "cnn" and args.schedule == "cosine"
+
+
 def choose_stages(args) -> None:
     """Give the stages of the training, where they were not chosen, the epochs that fit the others."""
-    staged = args.arch != "cnn" and args.schedule == "cosine"
+    staged = is_staged(args)
     alone = staged and not (args.start or args.teacher) if args.self_taught_epochs is None else args.self_taught_epochs
     if args.plain_epochs is None:
         args.plain_epochs = args.epochs // 30 if alone else 0
