@@ -26,7 +26,11 @@ class Muon(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.means, self.squares = self.add_optimizer_variables(variables, ["mean", "square"])
+        self.means = self.add_optimizer_variables(variables, "mean")
+        self.squares = [
+            None if is_hidden_convolution(variable) else self.add_variable_from_reference(variable, "square")
+            for variable in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
