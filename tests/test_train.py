@@ -316,7 +316,7 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
 def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    options = ["--schedule", "plateau", "--patience", "1", "--epochs", "40", "--learning-rate", "0"]
+    options = ["--schedule", "plateau", "--patience", "1", "--epochs", "40", "--learning-rate", "0.1"]  # the loss rises
     assert train.main(["--data", "fer2013.csv", *options]) == 0
     (stop,) = re.findall(r"Epoch (\d+): early stopping", capsys.readouterr().out)
     assert len(pd.read_csv(the_run(folder) / "history.csv")) == int(stop) < 40
