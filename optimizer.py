@@ -32,6 +32,15 @@ class Muon(keras.optimizers.Optimizer):
             for variable in variables
         ]
 
+    def apply(self, gradients, variables=None):
+        """Update the variables; gradients go through their constraints, too, which must be linear projections.
+
+        So the step of a pair of filters is made of what both of them have learnt, and only then orthogonal.
+        """
+        variables = self._trainable_variables if variables is None else list(variables)
+        pairs = zip(gradients, variables, strict=True)
+        super().apply([v.constraint(g) if v.constraint and g is not None else g for g, v in pairs], variables)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         mean, square = self.means[index], self.squares[index]

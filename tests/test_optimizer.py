@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from model import build_model
 from optimizer import Muon, orthogonal
 
 
@@ -35,3 +36,16 @@ def test_everything_but_hidden_convolutions_learns_as_with_adamw():
         weights.append([keras.ops.convert_to_numpy(variable) for variable in variables])
     same = [np.allclose(a, b, atol=1e-6) for a, b in zip(*weights, strict=True)]  # of 0.03
     assert same == [True, True, True, True, False]
+
+
+def test_a_pair_of_filters_learns_from_the_mean_of_both_gradients():
+    generator = np.random.default_rng(0)
+    model = build_model("resnet-symmetric", image_size=8)
+    weights = next(v for v in model.trainable_variables if len(v.shape) == 4 and v.shape[0] > 1 and v.shape[2] > 1)
+    before = keras.ops.convert_to_numpy(weights)
+    gradient = np.float32(generator.normal(size=weights.shape))
+    mirrored = np.roll(gradient[:, ::-1], (weights.shape[2] // 2, weights.shape[3] // 2), axis=(2, 3))
+    Muon(learning_rate=0.01).apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    expected = orthogonal(keras.ops.convert_to_tensor((gradient + mirrored) / 2), "float32")
+    step = (before - keras.ops.convert_to_numpy(weights)) / 0.01
+    np.testing.assert_allclose(step, keras.ops.convert_to_numpy(expected), atol=1e-3)
