@@ -115,7 +115,7 @@ def native_stderr_hidden():
         yield
 
 
-def build_model(arch: str = "resnet", dtype: str = "float32", image_size: int = IMAGE_SIZE):
+def build_model(arch: str = "resnet-symmetric", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
     `arch` is "cnn" or a key of `RESNETS`, with `SYMMETRIC` after it for paired filters (see `pair_filters`). `dtype`
@@ -179,10 +179,17 @@ def pair_filters(model) -> None:
     """
     import keras
 
+    class Paired(keras.constraints.Constraint):  # Keras 3.12 takes no other function
+        def __init__(self, answers: bool):
+            self.answers = answers
+
+        def __call__(self, weight):
+            return _paired(weight, self.answers)
+
     for layer in model.layers:
         answers = isinstance(layer, keras.layers.Dense)  # the emotions have no halves
         for weight in layer.trainable_variables:
-            weight.constraint = functools.partial(_paired, answers=answers)
+            weight.constraint = Paired(answers)
             spread = 2**0.5 if len(weight.shape) > 1 else 1  # the mean of two random numbers varies less
             weight.assign(spread * _paired(weight, answers))
 

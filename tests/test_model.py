@@ -51,6 +51,11 @@ def test_the_network_is_of_the_promised_size(arch):
     assert model.count_params() < 3e6
 
 
+def test_pairs_are_held_together_by_what_the_oldest_keras_takes_as_a_constraint():
+    constraints = [weight.constraint for weight in build_model("resnet-symmetric").trainable_variables]
+    assert all(isinstance(constraint, keras.constraints.Constraint) for constraint in constraints)
+
+
 @pytest.mark.parametrize("arch", ["resnet-huge", "resnet-huge-symmetric"])
 def test_the_largest_teacher_looks_at_every_pixel_and_in_pairs_at_left_and_right_alike(arch):
     model = build_model(arch)
@@ -62,7 +67,7 @@ def test_the_largest_teacher_looks_at_every_pixel_and_in_pairs_at_left_and_right
 
 def test_the_shipped_network_is_what_this_program_builds_and_what_is_said_of_it():
     shipped = load_classifier()
-    built = build_model("resnet")
+    built = build_model()
     for model in (shipped.model, built):
         assert model.count_params() == shipped.description["parameters"]
         assert count_multiply_adds(model) == shipped.description["multiply_adds"]
