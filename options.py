@@ -52,11 +52,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--filmed", action="store_true", help="also blur half of the faces, and add noise to half, as cameras do"
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=count, default=72, help="passes over the training faces, at most")
+    training.add_argument("--epochs", type=count, default=68, help="passes over the training faces, at most")
     training.add_argument(
         "--arch", default="resnet-symmetric",
         choices=("resnet-symmetric", "resnet", "resnet-large", "resnet-huge", "resnet-huge-symmetric", "cnn"),
-        help="residual network of mirrored pairs of filters, the shipped one's, three larger to teach, a plain one",
+        help="residual network of mirrored pairs of filters, of single ones, three larger to teach, a plain one",
     )  # fmt: skip
     training.add_argument(
         "--optimizer", choices=tuple(OPTIMIZERS),

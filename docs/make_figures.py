@@ -110,10 +110,12 @@ def describe_group(layers: list) -> dict:
 
 
 def residual_lines(layers: list) -> list[str]:
-    """Return a residual block in short: its two convolutions, the weighting of channels, the shortcut."""
+    """Return a residual block in short: pooling, its two convolutions, the weighting of channels, the shortcut."""
     convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D" and layer.kernel_size == (3, 3)]
     first, second = (f"conv 3×3, {layer.filters}" + step(layer) for layer in convolutions)
-    return [first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
+    pooled = any(type(layer).__name__ == "AveragePooling2D" for layer in layers) and convolutions[0].strides[0] == 1
+    pooling = ["mean pool 2×2"] if pooled else []
+    return [*pooling, first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
 
 
 def step(convolution) -> str:
