@@ -191,7 +191,7 @@ def pair_filters(model) -> None:
         for weight in layer.trainable_variables:
             weight.constraint = Paired(answers)
             spread = 2**0.5 if len(weight.shape) > 1 else 1  # the mean of two random numbers varies less
-            weight.assign(spread * _paired(weight, answers))
+            weight.assign(spread * weight.constraint(weight))
 
 
 def _paired(weight, answers: bool):
