@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model import build_model
-from optimizer import Muon, orthogonal
+from optimizer import Muon, is_hidden_convolution, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 24), (3, 3, 2, 40)])  # fewer filters than weights of one, and more
@@ -41,7 +41,7 @@ def test_everything_but_hidden_convolutions_learns_as_with_adamw():
 def test_a_pair_of_filters_learns_from_the_mean_of_both_gradients():
     generator = np.random.default_rng(0)
     model = build_model("resnet-symmetric", image_size=8)
-    weights = next(v for v in model.trainable_variables if len(v.shape) == 4 and v.shape[0] > 1 and v.shape[2] > 1)
+    weights = next(filter(is_hidden_convolution, model.trainable_variables))
     before = keras.ops.convert_to_numpy(weights)
     gradient = np.float32(generator.normal(size=weights.shape))
     mirrored = np.roll(gradient[:, ::-1], (weights.shape[2] // 2, weights.shape[3] // 2), axis=(2, 3))
