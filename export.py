@@ -25,6 +25,7 @@ from model import (
     native_stderr_hidden,
 )
 from runs import put_in_place
+from symmetry import halve_multiplications
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
 MOST_MOVED = 0.05  # probability that may sit on other emotions after the conversion, on average over the faces
@@ -88,7 +89,7 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
     face = keras.Input(batch_shape=(1, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=dtype, name="faces")
     try:
         with _quiet():
-            converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, model(face)))
+            converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, halve_multiplications(model)(face)))
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if quantization == "float16":
                 converter.target_spec.supported_types = [tf.float16]

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+import symmetry
+
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGE_SIZE = 48  # pixels, width and height
 BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped one
@@ -118,7 +120,7 @@ def native_stderr_hidden():
 def build_model(arch: str = "resnet-symmetric", dtype: str = "float32", image_size: int = IMAGE_SIZE):
     """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
 
-    `arch` is "cnn" or a key of `RESNETS`, with `SYMMETRIC` after it for paired filters (see `pair_filters`). `dtype`
+    `arch` is "cnn" or a key of `RESNETS`, with `SYMMETRIC` after it for paired filters (see `symmetry.py`). `dtype`
     is a Keras dtype policy, "float32" or "mixed_bfloat16"; the probabilities are float32 in both. The weights of a
     resnet fit every image size, those of a cnn only one.
     """
@@ -132,7 +134,7 @@ def build_model(arch: str = "resnet-symmetric", dtype: str = "float32", image_si
     probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
     model = keras.Model(faces, probabilities, name=arch)
     if symmetric:
-        pair_filters(model)
+        symmetry.pair_filters(model)
     return model
 
 
@@ -169,41 +171,6 @@ def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
         x = layers.ReLU(dtype=dtype)(layers.Add(dtype=dtype)([x, y]))
     x = layers.GlobalAveragePooling2D(dtype=dtype)(x)  # (n, 256)
     return layers.Dropout(0.4, dtype=dtype)(x)
-
-
-def pair_filters(model) -> None:
-    """Make the second half of every layer's filters mirror images of the first half, now and throughout training.
-
-    A mirrored face then only swaps the halves of what a layer puts out, until the mean over the face makes both the
-    same: a group convolution (Cohen & Welling 2016, "Group equivariant convolutional networks").
-    """
-    import keras
-
-    class Paired(keras.constraints.Constraint):  # Keras 3.12 takes no other function
-        def __init__(self, answers: bool):
-            self.answers = answers
-
-        def __call__(self, weight):
-            return _paired(weight, self.answers)
-
-    for layer in model.layers:
-        answers = isinstance(layer, keras.layers.Dense)  # the emotions have no halves
-        for weight in layer.trainable_variables:
-            weight.constraint = Paired(answers)
-            spread = 2**0.5 if len(weight.shape) > 1 else 1  # the mean of two random numbers varies less
-            weight.assign(spread * weight.constraint(weight))
-
-
-def _paired(weight, answers: bool):
-    """Return the mean of a layer's weights and of those that answer to a mirrored face with swapped halves."""
-    from keras import ops
-
-    weight = ops.convert_to_tensor(weight)
-    mirrored = ops.flip(weight, axis=1) if len(weight.shape) == 4 else weight  # rows, columns, inputs, outputs
-    for axis in range(-min(len(weight.shape), 2), -1 if answers else 0):
-        if weight.shape[axis] > 1:  # a gray face is one input
-            mirrored = ops.roll(mirrored, weight.shape[axis] // 2, axis=axis)
-    return (weight + mirrored) / 2
 
 
 def _cnn(x, dtype: str):
@@ -341,16 +308,19 @@ def _keras_predict(model):
         return functools.partial(_predict_filled_up, model)
     import tensorflow as tf
 
-    # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
-    @tf.function(input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)])
-    def traced(faces):
+    @functools.cache
+    def traced():
+        faster = symmetry.halve_multiplications(model)
         # Weights that are constants let TensorFlow work out batch normalisation's factors once: a fifth less time.
-        with tf.init_scope():  # outside of the trace, for in it variables have no values
-            trained = [weight.numpy() for weight in model.trainable_variables]
-            measured = [weight.numpy() for weight in model.non_trainable_variables]
-        return model.stateless_call(trained, measured, tf.cast(faces, tf.float32), training=False)[0]
+        trained = [weight.numpy() for weight in faster.trainable_variables]
+        measured = [weight.numpy() for weight in faster.non_trainable_variables]
+        # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
+        return tf.function(
+            lambda faces: faster.stateless_call(trained, measured, tf.cast(faces, tf.float32), training=False)[0],
+            input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)],
+        )
 
-    return lambda faces: traced(faces).numpy()
+    return lambda faces: traced()(faces).numpy()
 
 
 def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
     (folder / NAMES[0]).write_bytes(b"an older export")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(model_module, "RESNETS", {"resnet": ((32, 2), (16, 2), (24, 2))})  # the same layers, in less time
-        build_model("resnet").save("best_model.keras")
+        patch.setattr(model_module, "RESNETS", {"resnet": ((32, 2), (64, 2), (32, 2))})  # the same layers, in less time
+        build_model("resnet-symmetric").save("best_model.keras")
         assert train.main(["--export"]) == 0
     return folder
 
@@ -79,6 +79,11 @@ def test_float16_keeps_its_weights_in_float16(folder):
     interpreter = open_lite(folder / "best_model.tflite")
     kinds = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
     assert "float16" in kinds and "int8" not in kinds
+
+
+def test_paired_filters_take_half_the_space(folder):
+    weights = load_classifier(folder / "best_model.keras").model.count_params()
+    assert (folder / "best_model.tflite").stat().st_size < 2 * weights  # two bytes each, and 45 kB that describe them
 
 
 def test_a_description_stands_beside_and_says_how_well_it_agrees(folder, exported):
@@ -211,7 +216,8 @@ def test_an_export_that_answers_differently_is_not_written(folder, tmp_path, mon
     classifier = load_classifier(folder / "best_model.keras")
     before = classifier.probabilities(FACES)
     kernel, bias = classifier.model.layers[-1].get_weights()
-    classifier.model.layers[-1].set_weights([kernel, bias + np.eye(7)[0] * np.log(2)])  # angry has twice the odds
+    likeliest = np.eye(7)[before.mean(axis=0).argmax()]
+    classifier.model.layers[-1].set_weights([kernel, bias - likeliest * np.log(3)])  # a third of the odds
     classifier.model.save("best_model.keras")
     assert 0.08 < moved(load_classifier("best_model.keras").probabilities(FACES), before) < 0.15
     monkeypatch.setattr(export, "convert", lambda model, quantization, faces: by_quantization[quantization])

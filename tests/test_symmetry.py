@@ -1,0 +1,54 @@
+"""Mirrored pairs of filters: after training they need half of the multiplications, and the answers stay the same."""
+
+import keras
+import numpy as np
+import pytest
+
+import model as model_module
+from model import build_model, count_multiply_adds
+from symmetry import halve_multiplications
+
+FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1)).astype(np.float32)
+
+
+def answers(network):
+    return keras.ops.convert_to_numpy(network(FACES))
+
+
+def trained(arch, paired=True):
+    """A network whose batch normalisation has measured and learnt something, as it has after a training."""
+    keras.utils.set_random_seed(0)
+    model = build_model(arch)
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            values = generator.uniform(0.3, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights((values + np.roll(values, values.shape[1] // 2, axis=1)) / 2 if paired else values)
+    return model
+
+
+def kinds(network):
+    return [type(layer).__name__ for layer in network.layers]
+
+
+@pytest.mark.parametrize("arch", ["resnet-symmetric", "resnet-huge-symmetric"])
+def test_paired_filters_answer_the_same_with_half_of_the_work(arch, monkeypatch):
+    monkeypatch.setitem(model_module.RESNETS, "resnet-huge", ((32, 1), (64, 1), (64, 2)))
+    model = trained(arch)
+    before = answers(model)
+    copy = halve_multiplications(model)
+    assert np.abs(answers(copy) - before).max() < 1e-5 and np.ptp(before, axis=0).max() > 1e-3
+    blocks = kinds(model).count("Multiply")
+    halved = [layer for layer in copy.layers if type(layer).__name__ == "HalvedConvolution"]
+    assert len(halved) == 3 * blocks
+    work = sum(np.prod(layer.output.shape[1:3]) * (layer.to_sums.size + layer.to_differences.size) for layer in halved)
+    assert work < 0.51 * count_multiply_adds(model)
+    assert np.array_equal(answers(model), before) and "HalvedConvolution" not in kinds(model)
+
+
+@pytest.mark.parametrize(("arch", "paired"), [("resnet", True), ("cnn", True), ("resnet-symmetric", False)])
+def test_filters_that_are_not_paired_stay_as_they_are(arch, paired):
+    model = trained(arch, paired)
+    copy = halve_multiplications(model)
+    assert kinds(copy) == kinds(model)
+    assert np.allclose(answers(copy), answers(model), atol=1e-6)
