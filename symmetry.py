@@ -69,11 +69,8 @@ def halve_multiplications(model):
                     ops.concatenate([sums, _neighbours(sums, 0.5), _neighbours(differences, -0.5)], axis=-1),
                     ops.concatenate([differences, _neighbours(differences, 0.5), _neighbours(sums, -0.5)], axis=-1),
                 )
-            kernel, other_kernel, offset = (
-                ops.cast(weight, x.dtype) for weight in (self.to_sums, self.to_differences, self.offset)
-            )
-            sums = ops.conv(sums, kernel, padding="same") + offset
-            differences = ops.conv(differences, other_kernel, padding="same")
+            sums = ops.conv(sums, ops.cast(self.to_sums, x.dtype), padding="same") + ops.cast(self.offset, x.dtype)
+            differences = ops.conv(differences, ops.cast(self.to_differences, x.dtype), padding="same")
             halves = [sums + differences, sums - differences]
             if self.rectified:  # before the halves are joined: in int8 that costs nothing there
                 halves = [ops.relu(half) for half in halves]
