@@ -287,7 +287,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 # The best epoch so far is saved twice, as it is and as its plain twin. The fourth is the first self-taught one.
-@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 4)])
+@pytest.mark.parametrize(("name", "count"), [("best_model", 3), ("backup", 2), ("backup", 4)])
 def test_a_kill_while_saving_loses_the_running_epoch_and_nothing_else(finished, tmp_path, monkeypatch, name, count):
     folder = made_folder(tmp_path)
     code = KILLED_WHILE_SAVING.replace("NAME", repr(name)).replace("COUNT", str(count))
