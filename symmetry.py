@@ -89,7 +89,7 @@ def halve_multiplications(model):
                     replaced[absorbed.name] = keras.layers.Identity()
 
     def replace(layer):
-        return replaced.get(layer.name, layer.from_config(layer.get_config()))
+        return replaced[layer.name] if layer.name in replaced else layer.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=replace)
     for layer in copy.layers:

@@ -7,6 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from conftest import answers
 
 from model import (
     EMOTIONS,
@@ -21,11 +22,6 @@ from model import (
 )
 
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
-
-
-def answers(network, faces):
-    """What a Keras model says at the moment, as a NumPy array on every backend."""
-    return keras.ops.convert_to_numpy(network(faces))
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from conftest import answers
 
 import model as model_module
 from model import build_model, count_multiply_adds
 from symmetry import halve_multiplications
 
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1)).astype(np.float32)
-
-
-def answers(network):
-    return keras.ops.convert_to_numpy(network(FACES))
 
 
 def trained(arch, paired=True):
@@ -35,15 +32,15 @@ def kinds(network):
 def test_paired_filters_answer_the_same_with_half_of_the_work(arch, monkeypatch):
     monkeypatch.setitem(model_module.RESNETS, "resnet-huge", ((32, 1), (64, 1), (64, 2)))
     model = trained(arch)
-    before = answers(model)
+    before = answers(model, FACES)
     copy = halve_multiplications(model)
-    assert np.abs(answers(copy) - before).max() < 1e-5 and np.ptp(before, axis=0).max() > 1e-3
+    assert np.abs(answers(copy, FACES) - before).max() < 1e-5 and np.ptp(before, axis=0).max() > 1e-3
     blocks = kinds(model).count("Multiply")
     halved = [layer for layer in copy.layers if type(layer).__name__ == "HalvedConvolution"]
     assert len(halved) == 3 * blocks
     work = sum(np.prod(layer.output.shape[1:3]) * (layer.to_sums.size + layer.to_differences.size) for layer in halved)
     assert work < 0.51 * count_multiply_adds(model)
-    assert np.array_equal(answers(model), before) and "HalvedConvolution" not in kinds(model)
+    assert np.array_equal(answers(model, FACES), before) and "HalvedConvolution" not in kinds(model)
 
 
 @pytest.mark.parametrize(("arch", "paired"), [("resnet", True), ("cnn", True), ("resnet-symmetric", False)])
@@ -51,4 +48,4 @@ def test_filters_that_are_not_paired_stay_as_they_are(arch, paired):
     model = trained(arch, paired)
     copy = halve_multiplications(model)
     assert kinds(copy) == kinds(model)
-    assert np.allclose(answers(copy), answers(model), atol=1e-6)
+    assert np.allclose(answers(copy, FACES), answers(model, FACES), atol=1e-6)
