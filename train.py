@@ -236,6 +236,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     steps = -(-len(training) // args.batch_size)
+    compiled = model = None
     for stage in stages_of(args):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= stage.end:
@@ -243,8 +244,10 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         options, begins = options_of(first_epoch, args), first_epoch == stage.first
         if stage.self_taught and begins:
             teach_itself(run, training, validation)
-        with share.scope():
-            model = compiled_model(options, stage.size, run / state["backup"] if state else None, start)
+        if compiled != (options, stage.size):  # else the network goes on as it is
+            compiled = options, stage.size
+            with share.scope():
+                model = compiled_model(options, stage.size, run / state["backup"] if state else None, start)
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.
         if state and begins and not stage.self_taught:
             state = state | {"counters": {}}
@@ -352,12 +355,12 @@ def compiled_model(args, image_size: int, backup: Path | None = None, weights: l
     model.compile(
         optimizer=make_optimizer(args),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
     )
+    model.optimizer.build(model.trainable_variables)  # what the first step has to make, TensorFlow traces it twice for
     if backup:
         old = load_backup(backup)
         model.set_weights(old.get_weights())
-        model.optimizer.build(model.trainable_variables)
         for variable, value in zip(model.optimizer.variables, old.optimizer.variables, strict=True):
             variable.assign(value)
     elif weights:
