@@ -242,8 +242,9 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         if first_epoch >= stage.end:
             continue
         options, begins = options_of(first_epoch, args), first_epoch == stage.first
-        if stage.self_taught and begins:
+        if stage.self_taught and begins and not state.get("taught"):
             teach_itself(run, training, validation)
+            write_json(run / STATE, state | {"taught": True})  # a kill may leave the stage's first epoch as the best
         if compiled != (options, stage.size):  # else the network goes on as it is
             compiled = options, stage.size
             with share.scope():

@@ -358,6 +358,23 @@ def test_the_best_network_so_far_teaches_the_one_that_goes_on(tmp_path, monkeypa
     assert (losses[1:] >= np.log(7) - 0.01).all()
 
 
+def test_a_network_whose_round_was_cut_short_learns_on_from_the_same_answers(tmp_path, monkeypatch):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    options = ["--epochs", "3", "--small-epochs", "0", "--self-taught-epochs", "1", "--plain-epochs", "1"]
+    with monkeypatch.context() as patch:
+        stages_of = iter((train.stage_batches, press_ctrl_c))
+        patch.setattr(train, "stage_batches", lambda *args: next(stages_of)(*args))
+        assert train.main(["--data", "fer2013.csv", *options]) == 130
+    run = the_run(folder)
+    answered = np.load(run / "soft_labels.npy")
+    later = load_classifier(run / "best_model.keras").model
+    later.set_weights([2 * weight for weight in later.get_weights()])
+    later.save(run / "best_model.keras")  # as if the round's first epoch had been the best, but was not yet backed up
+    assert train.main(["--resume"]) == 0
+    assert np.array_equal(np.load(run / "soft_labels.npy"), answered)
+
+
 def made_splits(*names):
     dataset = data.load_fer2013("fer2013.csv")
     return [dataset[name] for name in names]
