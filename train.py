@@ -38,6 +38,7 @@ from runs import (
     command,
     ctrl_c_between_steps,
     describe,
+    flush,
     make_run_keeper,
     new_run,
     note_steps,
@@ -344,6 +345,7 @@ def teach_itself(run: Path, training, validation) -> None:
     print("Asking the best network so far, to learn from its answers, too ...", flush=True)
     classifier, _ = calibrate(run / BEST, training, validation)
     np.save(run / SOFT_LABELS, mirrored_mean(classifier, training.faces))
+    flush(run / SOFT_LABELS)  # before the state says that it is there
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
