@@ -42,9 +42,9 @@ def export(classifier: Classifier, source: Path, dataset, output: Path) -> str:
     reference = predict(classifier.probabilities, validation.faces)
     lines = [f"{len(validation):,} faces of {PUBLIC_TEST:26} accuracy   answers as {source.name}      size"]
     lines.append(_line(source, source.stat().st_size, (reference.argmax(1) == validation.labels).mean(), 1.0))
-    files = {}
+    faster, files = halve_multiplications(classifier.model), {}
     for quantization, path in export_paths(output).items():
-        content = convert(classifier.model, quantization, dataset[TRAINING].faces)
+        content = convert(faster, quantization, dataset[TRAINING].faces)
         agreement = compare(predict(lite_predict(content), validation.faces), reference, validation)
         if not agreement["moved_probability"] <= MOST_MOVED:  # so that NaN is refused as well
             raise ModelError(
@@ -89,7 +89,7 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
     face = keras.Input(batch_shape=(1, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=dtype, name="faces")
     try:
         with _quiet():
-            converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, halve_multiplications(model)(face)))
+            converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, model(face)))
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if quantization == "float16":
                 converter.target_spec.supported_types = [tf.float16]

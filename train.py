@@ -237,7 +237,7 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
     print(f"{len(training):,} training and {len(validation):,} validation faces, {args.arch}{precision}")
     print(f"Everything of this run is kept in {run}; Ctrl-C stops it and keeps the best model so far.")
     steps = -(-len(training) // args.batch_size)
-    compiled = model = None
+    compiled_for = None
     for stage in stages_of(args):
         first_epoch = state.get("epochs", 0)
         if first_epoch >= stage.end:
@@ -246,8 +246,8 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
         if stage.self_taught and begins and not state.get("taught"):
             teach_itself(run, training, validation)
             write_json(run / STATE, state | {"taught": True})  # a kill may leave the stage's first epoch as the best
-        if compiled != (options, stage.size):  # else the network goes on as it is
-            compiled = options, stage.size
+        if compiled_for != (options, stage.size):  # else the network goes on as it is
+            compiled_for = options, stage.size
             with share.scope():
                 model = compiled_model(options, stage.size, run / state["backup"] if state else None, start)
         # Scores on small faces say nothing of large ones; and the best of the plain epochs is what they are for.

@@ -56,6 +56,14 @@ def full_disk(*args):
     raise OSError(28, "No space left on device")
 
 
+def train_until_the_second_stage(monkeypatch, *options):
+    """Run train.py, and press Ctrl-C where the first batch of the second stage would be made."""
+    with monkeypatch.context() as patch:
+        stages_of = iter((train.stage_batches, press_ctrl_c))
+        patch.setattr(train, "stage_batches", lambda *args: next(stages_of)(*args))
+        assert train.main(["--data", "fer2013.csv", *options]) == 130
+
+
 def made_folder(folder):
     write_csv(folder / "fer2013.csv", make_rows((8, 4, 2)))
     return folder
@@ -362,10 +370,7 @@ def test_a_network_whose_round_was_cut_short_learns_on_from_the_same_answers(tmp
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
     options = ["--epochs", "3", "--small-epochs", "0", "--self-taught-epochs", "1", "--plain-epochs", "1"]
-    with monkeypatch.context() as patch:
-        stages_of = iter((train.stage_batches, press_ctrl_c))
-        patch.setattr(train, "stage_batches", lambda *args: next(stages_of)(*args))
-        assert train.main(["--data", "fer2013.csv", *options]) == 130
+    train_until_the_second_stage(monkeypatch, *options)
     run = the_run(folder)
     answered = np.load(run / "soft_labels.npy")
     later = load_classifier(run / "best_model.keras").model
@@ -436,10 +441,7 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
     keras.Sequential(even).save("even.keras")
     options = ["--epochs", "2", "--small-epochs", "1", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
     options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
-    with monkeypatch.context() as patch:
-        stages_of = iter((train.stage_batches, press_ctrl_c))
-        patch.setattr(train, "stage_batches", lambda *args: next(stages_of)(*args))
-        assert train.main(["--data", "fer2013.csv", "--mixed-precision", *options]) == 130
+    train_until_the_second_stage(monkeypatch, "--mixed-precision", *options)
     assert train.main(["--resume"]) == 0
     run = the_run(folder)
     assert not (run / "soft_labels.npy").exists()
