@@ -9,6 +9,7 @@ reliability, coverage, live path. No picture holds a single face of FER-2013.
 import argparse
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -17,10 +18,13 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 import cascade_figure  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 
 import evaluate  # noqa: E402
 import figures  # noqa: E402
 import live_path  # noqa: E402
+import main as main_program  # noqa: E402
+import video  # noqa: E402
 from model import EMOTIONS, IMAGE_SIZE, ModelError, count_multiply_adds, load_classifier  # noqa: E402
 
 FROM_RUN = ("curves.png", "confusion_matrix.png", "reliability.png", "coverage.png", "live_path.png")
@@ -56,7 +60,8 @@ def main(argv=None) -> int:
     frames = [live_path.make_frames(faces[SHOWN : SHOWN + 1], name)[0] for name in live_path.CONDITIONS]
     title = "The conditions of the live path's evaluation, on an average face"
     figures.draw_faces(frames, list(live_path.CONDITIONS), title, args.output / "live_conditions.png", 5)
-    cascade_figure.draw(large[SHOWN], args.output / "cascade.png")
+    cascade_figure.draw(large[EMOTIONS.index("neutral")], args.output / "cascade.png")
+    draw_overlay(args.model, args.output / "overlay.png")
     for name in FROM_RUN if args.run else ():
         if (args.run / name).exists():
             shutil.copyfile(args.run / name, args.output / name)
@@ -76,8 +81,26 @@ def draw_emotions(large: np.ndarray, classifier, faces: np.ndarray, path: Path) 
         f"{name}\n(“{EMOTIONS[row.argmax()]}” {row.max():.0%})"
         for name, row in zip(EMOTIONS, probabilities, strict=True)
     ]
-    title = "The average face of each emotion, its differences exaggerated; below the name, what the model says"
+    title = "An average face of each emotion, of 300 alike; below the name, what the model says"
     figures.draw_faces(large[..., None], captions, title, path)
+
+
+def draw_overlay(model: Path, path: Path) -> None:
+    """Draw what main.py shows in the demo, a second after each face came."""
+    program_options = ["--source", "demo", "--no-window", "--model", str(model)]
+    with tempfile.TemporaryDirectory() as folder:
+        film, log = Path(folder) / "demo.mp4", Path(folder) / "demo.csv"
+        main_program.main([*program_options, "--output", str(film), "--log", str(log)])
+        faces = pd.read_csv(log).set_index("frame")
+        capture, tiles = cv2.VideoCapture(str(film)), []
+        for number in range(len(EMOTIONS)):
+            frame = round((number * 10 / len(EMOTIONS) + 1) * video.Demo.fps)
+            capture.set(cv2.CAP_PROP_POS_FRAMES, frame)
+            image, face = capture.read()[1], faces.loc[frame]
+            x, y, side = face["x"] - 32, face["y"] - 32, face["width"] + 64  # the label is above
+            tiles.append(cv2.resize(image[y : y + side, x : x + side], (200, 200), interpolation=cv2.INTER_AREA))
+        capture.release()
+    path.write_bytes(cv2.imencode(".png", np.hstack(tiles))[1].tobytes())
 
 
 # --- the network ------------------------------------------------------------------------------------------------
