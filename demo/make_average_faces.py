@@ -15,6 +15,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from data import DataError, load_fer2013  # noqa: E402
+from evaluate import predict  # noqa: E402
+from faces import find_faces, load_cascade, to_gray  # noqa: E402
+from model import EMOTIONS, ModelError, load_classifier  # noqa: E402
+from video import Demo  # noqa: E402
+
 SIZE = 192  # pixels, width and height of a face in the picture
 CANDIDATES = 2000  # faces of an emotion, those that the network is surest of
 AVERAGED = 300  # of them, in one average
@@ -34,16 +44,11 @@ def parse_args(argv=None):
 
 def normalize(images):
     """Return float32 (..., height, width) images with the same brightness and contrast: mean 0, deviation 1."""
-    import numpy as np
-
     images = np.float32(images) - np.mean(images, (-2, -1), keepdims=True, dtype=np.float32)
     return images / np.maximum(images.std((-2, -1), keepdims=True), 1e-6)
 
 
 def resize(images, size: int):
-    import cv2
-    import numpy as np
-
     smaller = size < images.shape[-1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
@@ -51,15 +56,10 @@ def resize(images, size: int):
 
 def features(images):
     """Return what makes a face's expression, without light and noise: a band of its frequencies (Marr-Hildreth)."""
-    import cv2
-    import numpy as np
-
     return np.stack([cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.GaussianBlur(image, (0, 0), 4) for image in images])
 
 
 def unit(rows):
-    import numpy as np
-
     rows = rows.reshape(len(rows), -1)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
@@ -70,9 +70,6 @@ def symmetric(images):
 
 def transformation(pose):
     """Return the float64 (2, 3) matrix that brings an upright 48 x 48 face into a pose."""
-    import cv2
-    import numpy as np
-
     scale, degrees, right, down = pose
     matrix = cv2.getRotationMatrix2D((23.5, 23.5), degrees, np.exp(scale))
     matrix[:, 2] += right, down
@@ -81,27 +78,20 @@ def transformation(pose):
 
 def oval():
     """Return float32 (48, 48), 1 within the face and 0 where hair and background are."""
-    import cv2
-    import numpy as np
-
     return cv2.ellipse(np.zeros((48, 48), np.float32), (24, 25), (18, 22), 0, 0, 360, 1, -1)
 
 
 def align(faces, rounds: int = 5):
     """Return float32 (n, 96, 96) of (n, 48, 48) faces, each turned, scaled and shifted onto the average of all."""
-    import cv2
-    import numpy as np
-
     poses = np.array(POSES)
     unlikely = 0.0075 * ((poses / USUAL_POSE) ** 2).sum(1)
-    ellipse = oval()
     seen = unit(features(faces))
     double = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # to 96 x 96
     average = symmetric(faces.mean(0))
     for _ in range(rounds):
-        template = np.dstack([features(average[None])[0] * ellipse, ellipse])
+        template = features(average[None])[0] * oval()
         posed = [cv2.warpAffine(template, transformation(pose), (48, 48), flags=cv2.INTER_CUBIC) for pose in POSES]
-        chosen = poses[(seen @ unit(np.stack(posed)[..., 0]).T - unlikely).argmax(1)]
+        chosen = poses[(seen @ unit(np.stack(posed)).T - unlikely).argmax(1)]
         chosen = chosen - chosen.mean(0)  # or the average would wander
         aligned = []
         for face, pose in zip(faces, chosen, strict=True):
@@ -115,31 +105,26 @@ def align(faces, rounds: int = 5):
 
 def draw(averages, sharpening: float = 1.0):
     """Return uint8 (n, 192, 192) pictures of average faces, a little sharpened, for averages are soft."""
-    import cv2
-    import numpy as np
-
     images = resize(normalize(averages), SIZE)
     soft = np.stack([cv2.GaussianBlur(image, (0, 0), SIZE / 24) for image in images])
     return np.clip(128 + 50 * normalize(images + sharpening * (images - soft)), 0, 255).astype(np.uint8)
 
 
-def surest_average(faces, label: int, probabilities_of):
+def surest_average(faces, label: int, probabilities):
     """Return uint8 (192, 192), the average of AVERAGED faces that are alike which is surest to have the label."""
-    import numpy as np
-
     aligned = symmetric(align(normalize(faces)))
     expression = unit(resize(features(resize(aligned, 48)), 24)[:, 1:-1, 3:-3])  # without hair and background
     alike = np.argsort(-expression @ expression.T, axis=1)[:, :AVERAGED]
     pictures = draw(np.stack([aligned[rows].mean(0) for rows in alike[::2]]))
-    certainty = np.min([probabilities_of(shown)[:, label] for shown in as_the_demo_shows(pictures)], axis=0)
+    certainty = np.min(
+        [predict(probabilities, shown[..., None])[:, label] for shown in as_the_demo_shows(pictures)], axis=0
+    )
     surest = [row for row in np.argsort(-certainty)[:10] if certainty[row] >= certainty.max() - CLOSE]
     return min(pictures[surest], key=unsteadiness)
 
 
 def as_the_demo_shows(pictures):
     """Yield uint8 (n, 48, 48): ovals on a dark background, in boxes of the cascade that are more or less wide."""
-    import numpy as np
-
     ovals = np.where(oval(), resize(pictures, 48), 96).astype(np.uint8)
     for margin in range(0, 8, 3):  # pixels
         border = [(0, 0), (margin, margin), (margin, margin)]
@@ -148,12 +133,6 @@ def as_the_demo_shows(pictures):
 
 def unsteadiness(picture) -> float:
     """Return by how many pixels at most the cascade's box lies elsewhere when a frame of the demo is mirrored."""
-    import cv2
-    import numpy as np
-
-    from faces import find_faces, load_cascade, to_gray
-    from video import Demo
-
     cascade, demo, errors = load_cascade(), Demo(), []
     demo.faces = [np.float32(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))]
     for index in range(0, 42, 7):
@@ -168,13 +147,6 @@ def unsteadiness(picture) -> float:
 
 def main(argv=None):
     args = parse_args(argv)
-    import cv2
-    import numpy as np
-
-    from data import DataError, load_fer2013
-    from evaluate import predict
-    from model import EMOTIONS, ModelError, load_classifier
-
     try:
         training = load_fer2013(args.data)["Training"]
         classifier = load_classifier(args.model)
@@ -187,11 +159,7 @@ def main(argv=None):
     for label, emotion in enumerate(EMOTIONS):
         rows = np.flatnonzero(training.labels == label)
         rows = rows[np.argsort(-certainty[rows])[:CANDIDATES]]
-        pictures.append(
-            surest_average(
-                training.faces[rows, ..., 0], label, lambda faces: predict(classifier.probabilities, faces[..., None])
-            )
-        )
+        pictures.append(surest_average(training.faces[rows, ..., 0], label, classifier.probabilities))
         print(f"{emotion}: {AVERAGED} of {len(rows)} faces")
     args.output.write_bytes(cv2.imencode(".png", np.hstack(pictures))[1].tobytes())
     print(f"written to {args.output}")

@@ -87,14 +87,15 @@ def draw_emotions(large: np.ndarray, classifier, faces: np.ndarray, path: Path) 
 
 def draw_overlay(model: Path, path: Path) -> None:
     """Draw what main.py shows in the demo, a second after each face came."""
-    program_options = ["--source", "demo", "--no-window", "--model", str(model)]
+    emotion_seconds = video.Demo().emotion_seconds
     with tempfile.TemporaryDirectory() as folder:
         film, log = Path(folder) / "demo.mp4", Path(folder) / "demo.csv"
-        main_program.main([*program_options, "--output", str(film), "--log", str(log)])
+        options = ["--model", str(model), "--output", str(film), "--log", str(log)]
+        main_program.main(["--source", "demo", "--no-window", *options])
         faces = pd.read_csv(log).set_index("frame")
         capture, tiles = cv2.VideoCapture(str(film)), []
         for number in range(len(EMOTIONS)):
-            frame = round((number * 10 / len(EMOTIONS) + 1) * video.Demo.fps)
+            frame = round((number * emotion_seconds + 1) * video.Demo.fps)
             capture.set(cv2.CAP_PROP_POS_FRAMES, frame)
             image, face = capture.read()[1], faces.loc[frame]
             x, y, side = face["x"] - 32, face["y"] - 32, face["width"] + 64  # the label is above
