@@ -24,25 +24,15 @@ class Share:
     scope: Callable = contextlib.nullcontext  # in which a model is built
     feed: Callable = lambda make_batches: make_batches()  # from what makes the batches to what `fit` takes
 
-    def whole(self, count: int) -> int:
-        """Return the most faces of so many, up to `count`, that the devices can divide evenly."""
-        return count - count % self.devices
-
     def of(self, faces, labels) -> tuple:
         """Return this process's slice of faces and labels; a rest that the devices cannot divide is left out."""
-        count = self.whole(len(labels)) // self.processes
+        count = len(labels) // self.devices * self.devices // self.processes
         rows = slice(self.process * count, (self.process + 1) * count)
         return faces[rows], labels[rows]
 
     def of_batches(self, make_batches: Callable):
-        """Return, for `fit`, this process's slice of every batch, without batches of fewer faces than devices."""
-
-        def parts():
-            for faces, labels in make_batches():
-                if self.whole(len(labels)):
-                    yield self.of(faces, labels)
-
-        return self.feed(parts)
+        """Return, for `fit`, this process's slice of every batch."""
+        return self.feed(lambda: (self.of(*batch) for batch in make_batches()))
 
 
 def distribute(seed: int, batch_size: int) -> Share:

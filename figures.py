@@ -147,7 +147,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
         axes[1].text(epoch - 0.5, height, text, fontsize=9, color=GRAY, **place)
     axes[0].set_title(f"best: {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
     dropped = "dotted: the learning rate drops" if len(drops) else "one learning rate throughout"
-    axes[1].set_title("every epoch has its own learning rate" if always else dropped)
+    axes[1].set_title("the learning rate changes with every epoch" if always else dropped)
     # Where curves that rise leave room, before the lines of the stages.
     axes[0].legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     figure.savefig(path)
@@ -197,7 +197,7 @@ def draw_reliability(tables: dict[str, pd.DataFrame], path: Path) -> None:
     """Draw accuracy against certainty, a panel for each table of `evaluate.reliability`; dots as large as their n."""
     figure, axes = new_figure(3.9, 1, len(tables), squeeze=False, sharey=True)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="true certainty")
+        axis.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="certainty = accuracy")
         filled = table[table["n"] > 0]
         axis.bar(filled["low"], filled["accuracy"], width=1 / len(table), align="edge", color=SKY, edgecolor="white")
         area = 220 * filled["n"] / filled["n"].max() + 8
@@ -250,7 +250,7 @@ def draw_live_path(results: dict, path: Path) -> None:
     # Where no face was found, there is none: NaN.
     live, cut = (np.array([r[key] for r in results.values()], float) for key in ("accuracy_found", "accuracy_cut"))
     axes[1].hlines(rows, live, cut, color=LIGHT, linewidth=3)
-    axes[1].plot(cut, rows, "D", color=GRAY, markersize=5, label="ready-cut crops")
+    axes[1].plot(cut, rows, "D", color=GRAY, markersize=5, label="the same faces, ready-cut and undisturbed")
     axes[1].plot(live, rows, "o", color=ORANGE, label="through the live path")
     axes[1].set(xlabel="accuracy on the found faces")
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

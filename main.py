@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from options import HelpFormatter
+from options import HelpFormatter, explained
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
@@ -358,7 +358,7 @@ class Live:
             began = max(self._paused_seconds, self.summary.first_seconds)  # it may begin before the first frame
             self.summary.leave_out(time.perf_counter() - began)
             self._stamps.clear()
-        if self.recording:
+        if self.recording and self.source.live:
             self.recording.pause()
 
     def _snapshot(self) -> None:
@@ -411,7 +411,7 @@ def run(args: argparse.Namespace) -> int:
             live.run(loader)
     finally:
         if live and live.summary.frames:
-            print(live.summary)
+            print(live.summary, flush=True)  # a full disk is an error, and not only at the exit
     return 0
 
 
@@ -483,7 +483,7 @@ def main(argv=None) -> int:
         print(f"main.py: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"main.py: {error}. Install what is needed: pip install -r requirements.txt", file=sys.stderr)
+        print(f"main.py: {explained(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -498,8 +498,10 @@ def _end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("SIGTERM", "SIGHUP"):  # a kill, a closed terminal: files are finished as after Ctrl-C
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
+    with contextlib.suppress(AttributeError):  # there may be none
+        sys.stdout.reconfigure(errors="backslashreplace")  # in a file, Windows knows the letters of one language
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal: files are finished as after Ctrl-C
+        number = getattr(signal, name, None)  # Windows has no SIGHUP, the others no SIGBREAK
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup's
             signal.signal(number, signal.default_int_handler)
     _end(main())

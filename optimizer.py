@@ -11,7 +11,7 @@ MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-7  # Adam's
 
 @keras.saving.register_keras_serializable("emotions")
 class Muon(keras.optimizers.Optimizer):
-    """Momentum whose directions are made orthogonal for convolutions; AdamW for all other weights.
+    """Momentum whose directions are made orthogonal for hidden convolutions; AdamW for all other weights.
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", the steps as large as Adam's (Liu et
     al. 2025, "Muon is scalable for LLM training"). Keras has one for matrices, but not for convolutions.

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument(
         "--optimizer", choices=tuple(OPTIMIZERS),
-        help="muon: a convolution learns as fast in all of its directions, everything else by AdamW (default: for a "
+        help="muon: hidden convolutions learn as fast in all of their directions, the rest by AdamW (default: for a "
         "resnet from random weights on the cosine, else adamw)",
     )  # fmt: skip
     training.add_argument("--batch-size", type=count, help=f"faces a step (default: {default_of('batch_size')})")
@@ -107,8 +106,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument(
         "--consistent", action="store_true",
-        help="ask the teachers in turn about every batch as it is changed: slower; .npy files, and those trained with "
-        "--fold, still answer once",
+        help="ask the teachers in turn about every batch as it is changed: slower; .npy and .tflite files, and those "
+        "trained with --fold, still answer once",
     )  # fmt: skip
     training.add_argument(
         "--teacher-weight", type=below_1, default=0.5,
@@ -169,6 +168,14 @@ def words_of(arguments: dict) -> list[str]:
     return words
 
 
+def explained(error: ImportError) -> str:
+    """Return what to do about a package that cannot be imported."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Install what is needed: pip install -r requirements.txt"
+    reason = str(error).strip().split("\n")[0]
+    return f"{reason}. A package is there but does not load; see README.md, When something goes wrong."
+
+
 def number(low: float, high: float = sys.float_info.max, kind: type = float):
     """Return what reads an option's number of a kind, from low to high, for argparse."""
 
@@ -221,5 +228,10 @@ def check_output(output: Path, option: str = "--output", suffix: str = ".keras")
         raise OptionsError(f"{option} {output} must end in {suffix}.")
     if not output.parent.is_dir():
         raise OptionsError(f"The folder {output.parent} does not exist. Make it, or choose another {option}.")
-    if not os.access(output.parent, os.W_OK):
-        raise OptionsError(f"The folder {output.parent} is not writable. Choose another {option}.")
+    try:
+        existed = output.exists()
+        output.open("ab").close()  # Windows calls every folder writable
+        if not existed:
+            output.unlink()
+    except OSError as error:
+        raise OptionsError(f"{output} cannot be written ({error.strerror}). Choose another {option}.") from error

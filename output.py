@@ -100,7 +100,9 @@ class Recording:
 
     def _open(self):
         for codec in CODECS[self.path.suffix.lower()]:
-            writer = cv2.VideoWriter(unmistakable(self.path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
+            where = unmistakable(self.path), cv2.CAP_FFMPEG
+            writer = cv2.VideoWriter(*where, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
             if writer.isOpened():
                 return writer
             writer.release()

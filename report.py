@@ -1,5 +1,6 @@
 """A model and the data -> report.md, its pictures and scorecard.json in a run folder."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
     probabilities = evaluate.predict(classifier.probabilities, split.faces)
     card = origin | make_scorecard(classifier, splits, split_name, probabilities)
     if history is not None:
-        figures.draw_curves(history, run / "curves.png")
+        with contextlib.suppress(OSError):  # on Windows a viewer may hold the picture
+            figures.draw_curves(history, run / "curves.png")
     (run / "scorecard.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     frame = evaluate.per_class_frame(card)
     frame.to_csv(run / "classification_report.csv", index_label="emotion")
@@ -72,7 +74,7 @@ def make_scorecard(classifier, splits: dict, split_name: str, probabilities: np.
     faces, labels = splits[split_name].faces, splits[split_name].labels
     matrix = evaluate.confusion_matrix(labels, probabilities.argmax(axis=1))
     right_averaged = evaluate.averaged(classifier.probabilities, faces).argmax(axis=1) == labels
-    own = ~evaluate.is_copy(faces, splits[TRAINING].faces) if split_name != TRAINING else np.ones(len(faces), bool)
+    own = ~evaluate.is_copy(faces, splits[TRAINING].faces)
     right_own = probabilities[own].argmax(axis=1) == labels[own]
     chosen = np.sort(np.random.default_rng(evaluate.SEED).permutation(len(faces))[:LIVE_FACES])
     return {

@@ -207,19 +207,34 @@ def flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def publish(best: Path, output: Path) -> None:
+def publish(run: Path, output: Path) -> None:
     """Replace the model and its description in one step each; keep what stood there as *.previous.*.
 
     An earlier *.previous.* goes into the run's folder: two short trainings must not cost the network that came along.
+    What is kept is kept once, also where a full disk or a kill cut this short and a resume does it again.
     """
-    for new, old in ((best, output), (best.with_suffix(".json"), output.with_suffix(".json"))):
-        previous = old.with_name(f"{old.stem}.previous{old.suffix}")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(previous, best.with_name(f"displaced{old.suffix}"))
-        with contextlib.suppress(FileNotFoundError), written_whole(previous) as partial:
-            shutil.copyfile(old, partial)
-        with written_whole(old) as partial:
-            shutil.copyfile(new, partial)
+    state, pairs = read_state(run), []
+    for suffix in (".keras", ".json"):
+        old = output.with_suffix(suffix)
+        pairs.append((old, old.with_name(f"{old.stem}.previous{suffix}"), run / f"displaced{suffix}"))
+    if not state.get("kept"):
+        for _, previous, displaced in pairs:
+            if previous.exists() and not displaced.exists():
+                copy_whole(previous, displaced)
+        for old, previous, _ in pairs:
+            if old.exists():
+                copy_whole(old, previous)
+            else:  # it would describe another model
+                previous.unlink(missing_ok=True)
+        write_json(run / STATE, state | {"kept": True})
+    for old, _, _ in pairs:
+        copy_whole((run / BEST).with_suffix(old.suffix), old)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file to a place where an older one may be, in one step."""
+    with written_whole(path) as partial:
+        shutil.copyfile(source, partial)
 
 
 def command(*words) -> str:

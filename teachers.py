@@ -62,20 +62,19 @@ def fold_of(path: Path) -> list[int] | None:
 
 def answers_once(path: Path) -> bool:
     """Return whether a teacher can be asked about the training faces as they are, but not about every batch."""
-    return path.suffix == ".npy" or fold_of(path) is not None
+    return path.suffix != ".keras" or fold_of(path) is not None
 
 
 def load_teacher(path: Path, mixed_precision: bool):
     """Return a teacher to ask about every batch, a function from uint8 faces (n, 48, 48, 1) to answers (n, 7)."""
     import keras
 
-    from model import fuse_batch_normalization, load_classifier
+    from model import load_classifier
 
     classifier = load_classifier(path)
     if mixed_precision:
         for layer in classifier.model.layers[:-1]:  # the answers themselves stay float32
             layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
-    fuse_batch_normalization(classifier.model)
     return classifier.probabilities
 
 

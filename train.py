@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from options import (
     check_output,
     check_resumed,
     choose_optimizer,
+    explained,
     parse_args,
     words_of,
 )
@@ -51,6 +53,7 @@ from runs import (
 from stages import augmentation_share, choose_stages, is_taught, learning_rate, options_of, stage_at, stages_of
 
 SOFT_LABELS = "soft_labels.npy"  # what the teachers answer, kept in the run's folder for a resume
+TEACHERS = "teacher-*.keras"  # copies of those that are asked about every batch, kept there as long as it trains
 STATISTICS_FACES = 4096  # training faces, each twice, over which batch normalisation is measured in the end
 NO_DATA = """There is no training data in data/ or fer2013/. FER-2013 is free after signing in at Kaggle:
     https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge
@@ -67,7 +70,7 @@ def main(argv=None) -> int:
     try:
         return run_command(args)
     except ImportError as error:
-        print(f"train.py: {error}. Install what is needed: pip install -r requirements.txt", file=sys.stderr)
+        print(f"train.py: {explained(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # something is not permitted, or the disk is full
         print(f"train.py: {error}", file=sys.stderr)
@@ -162,6 +165,8 @@ def train(run: Path | None, args, state: dict) -> int:
         training = training[data.stratified(training.labels, args.fraction, args.seed)]
     if args.fold:
         training = training[~data.in_part(training.faces, *args.fold)]
+    if len(training) == 0:
+        raise TrainError("No training face is left. Use a larger --fraction, or another --fold.")
     if args.fold or args.fraction < 1:
         print(f"Training on {len(training):,} of the faces.")
 
@@ -173,7 +178,7 @@ def train(run: Path | None, args, state: dict) -> int:
             fit(run, args, state, start, teachers, training, validation, sha256, share)
         if args.distribute:
             part(share)
-        return 0 if share.process else finish(run, args, dataset, len(training), sha256)
+        return 0 if share.process else finish(run, args, dataset, training, sha256)
     except KeyboardInterrupt:
         return interrupted(run, args)
     except OSError as error:
@@ -196,14 +201,20 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     if args.mixed_precision is None:
         args.mixed_precision = prefers_bfloat16()
     named = args.teacher or []
-    once = [path for path in named if not args.consistent or answers_once(path)]
-    teachers = [load_teacher(path, args.mixed_precision) for path in named if path not in once]
     if state:
-        return run, None, teachers
+        asked = sorted(run.glob(TEACHERS))
+        if args.consistent and not asked and not (run / SOFT_LABELS).exists():
+            raise TrainError(f"{run} cannot be resumed: its teachers are gone. Start again.")
+        return run, None, [load_teacher(path, args.mixed_precision) for path in asked]
+    once = [path for path in named if not args.consistent or answers_once(path)]
+    asked = [path for path in named if path not in once]
+    teachers = [load_teacher(path, args.mixed_precision) for path in asked]
     start = starting_weights(args)
     soft_labels = ask_teachers(once, faces) if once else None
     run = run or new_run(args)
-    note_steps(run, [*(args.start or []), *(args.teacher or [])])
+    note_steps(run, [*(args.start or []), *named])
+    for number, path in enumerate(asked):  # a resume may find another model in its place
+        shutil.copyfile(path, run / TEACHERS.replace("*", f"{number:02}"))
     if soft_labels is not None:
         np.save(run / SOFT_LABELS, soft_labels)
     return run, start, teachers
@@ -424,9 +435,13 @@ def make_callbacks(run: Path, args, state: dict, sha256: str) -> list:
             plain=int(stage.plain), taught=int(is_taught(epoch, args)),
         )  # fmt: skip
 
-    settings = callbacks.LambdaCallback(on_epoch_end=note_stage)
+    def refuse_nan(epoch: int, logs: dict) -> None:
+        if not math.isfinite(logs["loss"] + logs["val_loss"]):
+            raise TrainError("The loss is no number any more. Start again with a lower --learning-rate.")
+
+    sane, settings = (callbacks.LambdaCallback(on_epoch_end=function) for function in (refuse_nan, note_stage))
     keeper = make_run_keeper(run, args, state, counters, sha256)
-    return [*schedule, Progress(), *counters.values(), settings, history, keeper]
+    return [*schedule, Progress(), sane, *counters.values(), settings, history, keeper]
 
 
 def interrupted(run: Path, args) -> int:
@@ -445,17 +460,21 @@ def interrupted(run: Path, args) -> int:
     return 130
 
 
-def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
-    """Calibrate the best model, describe it, put it in its place, then report on it."""
+def finish(run: Path, args, dataset, training, sha256: str) -> int:
+    """Calibrate the best model, describe it, put it in its place, then report on it.
+
+    `training` is the part of the data set's training faces that it learnt from.
+    """
     import pandas as pd
 
     from data import PUBLIC_TEST, TRAINING
     from figures import draw_augmentation
     from report import score_splits
 
-    classifier, calibration = calibrate(run / BEST, dataset[TRAINING], dataset[PUBLIC_TEST])
-    description = describe(classifier.model, run, args, dataset, training_count, sha256)
-    description |= {"calibration": calibration, "scores": score_splits(classifier, dataset.splits)}
+    classifier, calibration = calibrate(run / BEST, training, dataset[PUBLIC_TEST])
+    description = describe(classifier.model, run, args, dataset, len(training), sha256)
+    scores = score_splits(classifier, dataset.splits | {TRAINING: training})
+    description |= {"calibration": calibration, "scores": scores}
     classifier.description = description
     save_model(classifier.model, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
@@ -463,12 +482,13 @@ def finish(run: Path, args, dataset, training_count: int, sha256: str) -> int:
         try_it = command("main.py", "--model", run / BEST)
         print(f"Trained on a part of the data, so {args.output} stays. Try it: {try_it}")
     else:
-        publish(run / BEST, args.output)
+        publish(run, args.output)
         print(f"{args.output} is ready: {command('main.py', *model_option(args.output))}")
     write_json(run / STATE, read_state(run) | {"finished": True})
-    for file in run.glob("backup-*.keras"):
-        file.unlink()
-    draw_augmentation(dataset[TRAINING].faces[:1], run / "augmentation.png")
+    for file in (*run.glob("backup-*.keras"), *run.glob(TEACHERS)):
+        with contextlib.suppress(OSError):  # another program may hold it on Windows
+            file.unlink()
+    draw_augmentation(training.faces[:1], run / "augmentation.png")
     make_report(run, run / BEST, classifier, dataset, PUBLIC_TEST, pd.read_csv(run / "history.csv"))
     return 0
 
@@ -574,4 +594,6 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(AttributeError):  # there may be none
+        sys.stdout.reconfigure(errors="backslashreplace")  # in a file, Windows knows the letters of one language
     leave(main())

@@ -208,7 +208,8 @@ class Camera:
             opened = self._capture.isOpened()
             self._capture.release()
             raise VideoError(_why_silent(address, opened))
-        self.fps = max(self._capture.get(cv2.CAP_PROP_FPS), 0.0)
+        lowest = sys.platform == "darwin" and isinstance(address, int)  # there a camera tells its lowest rate, often 1
+        self.fps = 0.0 if lowest else max(self._capture.get(cv2.CAP_PROP_FPS), 0.0)
         self.frame_count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._start_seconds = self._changed_seconds = time.perf_counter()
         self._newest = Frame(image, 0.0, 0)

@@ -40,13 +40,16 @@ def main(argv=None):
     import cv2
     import numpy as np
 
-    from data import load_fer2013
+    from data import DataError, load_fer2013
     from faces import crop_faces, find_tilt, load_cascade
-    from model import load_classifier
+    from model import ModelError, load_classifier
 
-    classifier = load_classifier(args.model)
+    try:
+        classifier = load_classifier(args.model)
+        split = load_fer2013(args.data)["PublicTest"]
+    except (DataError, ModelError) as error:
+        sys.exit(f"align.py: {error}")
     eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml")
-    split = load_fer2013(args.data)["PublicTest"]
     faces, labels = split.faces[: args.faces, :, :, 0], split.labels[: args.faces]
     box = (0, 0, SIDE, SIDE)
     print(f"{len(faces)} faces of PublicTest\nturned   as it is   levelled   eyes found   mean error   ms a face")

@@ -2,9 +2,9 @@
 
     python benchmarks/live.py VIDEO
 
-Both decode, detect and classify the same frames in one run, alternately; neither draws or shows. The table has
-medians over the repeats: frames a second of both, their ratio, main.py's milliseconds by stage, the 95th percentile
-from a frame in memory to its labels, and how many faces a frame each of the two sees.
+Both decode, detect and classify the clip in one run, alternately, the usual loop only its first --usual-frames; neither
+draws or shows. The table has medians over the repeats: frames a second of both, their ratio, main.py's milliseconds by
+stage, the 95th percentile from a frame in memory to its labels, and how many faces a frame each of the two sees.
 """
 
 import argparse
@@ -114,9 +114,14 @@ def main(argv=None):
     import numpy as np
 
     from faces import load_cascade
-    from model import load_classifier
+    from model import ModelError, load_classifier
 
-    classifier = load_classifier(args.model)
+    try:
+        classifier = load_classifier(args.model)
+    except ModelError as error:
+        sys.exit(f"live.py: {error}")
+    if classifier.model is None:
+        sys.exit(f"live.py: {args.model} is an export, which the usual loop cannot call. Give --model a .keras file.")
     for count in (1, 4, 8):
         classifier.probabilities(np.zeros((count, 48, 48, 1), np.uint8))  # warm
         classifier.model.predict(np.zeros((1, 48, 48, 1)), verbose=0)

@@ -45,6 +45,8 @@ def main(argv=None) -> int:
 
     video.Demo = LongDemo
     status = program.main(["--source", "demo", "--no-window"])
+    if not measured:
+        sys.exit(status or "memory.py: --frames must be 1000 or more.")
     print(f"{measured[0]:.1f} MiB after 1,000 frames, at most {max(measured) - measured[0]:+.1f} MiB since then")
     return status
 

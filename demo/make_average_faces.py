@@ -4,7 +4,7 @@
 
 An average of 300 people shows an expression and nobody in particular. Faces are turned, scaled and shifted onto their
 emotion's average first, which would be a blur otherwise. There are several ways to look afraid, and the average of all
-shows none of them; so a face is averaged with those most like it. Of all such averages the shipped network chooses a
+shows none of them; so a face is averaged with those most like it. Of many such averages the shipped network chooses a
 few that it is surest of, and the cascade of these the one whose box is steadiest. It takes three minutes.
 """
 

@@ -20,10 +20,12 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, noise, read_video, run_code, write_video
 
+import faces
 import main
 import output
 import overlay
 import video
+from faces import crop_faces
 from model import EMOTIONS
 
 README = REPOSITORY / "README.md"
@@ -114,6 +116,8 @@ def test_a_folder_is_worked_through(run, tmp_path, demo):
     assert status == 0 and list(table["frame"]) == [0, 2, 2] and list(table["face"]) == [1, 1, 2]
     assert list(table["picture"]) == [f"{i}, {quote}a{quote}.png" for i in (0, 2, 2)]
     assert "67% of the frames show a face" in out
+    shares = {label: float(share) for label, share in re.findall(r"^(\w+) +([\d.]+)%$", out, re.MULTILINE)}
+    assert shares == pytest.approx((100 * table["label"].value_counts(normalize=True)).to_dict(), abs=0.1)
     assert len(read_video(tmp_path / "x.mp4")[0]) == 3
 
 
@@ -124,6 +128,26 @@ def test_a_file_keeps_its_rate_and_every_frame(run, tmp_path, film, suffix):
     images, fps = read_video(output)
     assert status == 0 and len(images) == 30 and fps == pytest.approx(15)
     assert pd.read_csv(tmp_path / "x.csv")["time_seconds"].max() == pytest.approx(29 / 15, abs=0.01)
+
+
+def test_threshold_smoothing_and_probabilities_are_heeded(run, tmp_path, picture, film):
+    def logged(source, *options):
+        run("--source", source, "--no-window", "--log", tmp_path / "x.csv", *options)
+        return pd.read_csv(tmp_path / "x.csv")
+
+    assert (logged(picture, "--threshold", 1)["label"] == "uncertain").all()
+    assert (logged(picture, "--threshold", 0)["label"] != "uncertain").all()
+    raw, slow = (np.ptp(logged(film, "--smoothing", s)[list(EMOTIONS)].to_numpy(), axis=0).max() for s in (0, 10))
+    assert raw > 3 * slow  # the film holds a cut
+    run("--source", picture, "--no-window", "--probabilities", "--output", tmp_path / "x.png")
+    image = cv2.imread(str(tmp_path / "x.png"))
+    assert all((image == overlay.COLORS[name]).all(axis=2).any() for name in EMOTIONS)
+
+
+def test_a_face_in_the_dark_is_found(run, tmp_path, picture, demo):
+    cv2.imwrite(str(picture), demo[0] // 8)
+    run("--source", picture, "--no-window", "--log", tmp_path / "x.csv")
+    assert len(pd.read_csv(tmp_path / "x.csv")) == 1
 
 
 @pytest.mark.parametrize("option, mirrored", [([], True), (["--no-mirror"], False)])
@@ -140,13 +164,14 @@ def test_a_camera_is_mirrored_unless_told_otherwise(run, cameras, tmp_path, opti
     assert (image[:, 80:].mean() > image[:, :80].mean()) == mirrored
 
 
-def test_files_are_mirrored_only_when_asked(run, tmp_path, picture):
+def test_files_are_mirrored_only_when_asked(run, tmp_path, picture, demo):
+    cv2.imwrite(str(picture), demo[20])  # the face is right of the middle
     boxes = []
     for option in ([], ["--mirror"]):
         run("--source", picture, "--no-window", "--log", tmp_path / "x.csv", *option)
         boxes.append(pd.read_csv(tmp_path / "x.csv").loc[0])
     plain, mirrored = boxes
-    assert mirrored["x"] == pytest.approx(640 - plain["x"] - plain["width"], abs=6)
+    assert mirrored["x"] == pytest.approx(640 - plain["x"] - plain["width"], abs=6) and mirrored["x"] < plain["x"] - 50
 
 
 # ---- Bad input: one sentence, status 2, nothing written
@@ -210,7 +235,8 @@ def test_an_output_that_may_not_be_written(run, tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
 
 
-def test_a_missing_camera(run, cameras):
+def test_a_missing_camera(run, cameras, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")  # a Mac adds that it may be forbidden
     cameras()
     status, _, err = run("--source", "3", "--no-window")
     assert status == 2 and err == (
@@ -251,6 +277,12 @@ def test_opencv_5_without_cascades_ends_with_a_sentence():
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2 and 'Run: pip install "opencv-python<5"' in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_a_file_that_knows_no_such_letters_gets_them_all_the_same():
+    process = start("--check", network="нет.keras", PYTHONIOENCODING="ascii")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "\\u043d\\u0435\\u0442.keras" in out and "Traceback" not in err
 
 
 def test_an_old_keras_ends_with_a_sentence(tmp_path):
@@ -415,6 +447,18 @@ def test_m_leaves_every_face_its_id(run, monkeypatch, tmp_path, demo):
     assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=3) and after > before + 200
 
 
+def test_a_pause_takes_nothing_from_the_recording_of_a_film(run, monkeypatch, tmp_path):
+    class Sparse(video.Demo):
+        def __iter__(self):
+            yield self.frame(0)
+            yield self.frame(60)
+
+    monkeypatch.setattr(video, "Demo", Sparse)
+    install(monkeypatch, scripted_window([" ", " "] + [""] * 200))
+    run("--source", "demo", "--output", tmp_path / "x.mp4")
+    assert len(read_video(tmp_path / "x.mp4")[0]) == 61
+
+
 def test_a_picture_stays_in_the_window_until_it_is_closed(run, monkeypatch, picture):
     window = scripted_window([""] * 6 + ["q"])
     install(monkeypatch, window)
@@ -443,8 +487,8 @@ class SlowLoader(main.Loader):
 
 
 def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
-    cameras(noise(200, 240, 320), seconds_a_frame=0.005)
-    window = scripted_window([""] * 100 + ["q"])
+    cameras(noise(200, 240, 320) * 10, seconds_a_frame=0.005)
+    window = scripted_window([""] * 200 + ["q"])
     install(monkeypatch, window)
     monkeypatch.setattr(main, "Loader", SlowLoader)
     status, _, _ = run("--source", "0")
@@ -477,7 +521,7 @@ def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, monkeypatc
 
 def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, monkeypatch, cameras, tmp_path, demo):
     monkeypatch.setattr(video, "FIRST_WAIT_SECONDS", 0.3)
-    cameras(demo[:20], demo[20:80], seconds_a_frame=0.02)
+    cameras(demo[:20], (demo[20:80] + demo[80:20:-1]) * 2, seconds_a_frame=0.02)
     window = scripted_window([""] * 45 + ["q"])
     install(monkeypatch, window)
     status, _, _ = run("--source", "0", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
@@ -487,7 +531,8 @@ def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, monkeypatch, came
     assert gaps.max() > 0.3 and (table["time_seconds"] > table["time_seconds"][gaps.argmax()]).sum() > 3
     assert table["face"].nunique() == 1  # the same face, before and after
     images, fps = read_video(tmp_path / "x.mp4")
-    assert len(images) / fps == pytest.approx(table["time_seconds"].iloc[-1], abs=0.3)
+    seconds = table["time_seconds"].iloc[-1] - table["time_seconds"].iloc[0]  # it waited for the network
+    assert len(images) / fps == pytest.approx(seconds, abs=0.3)
     assert any(image[-10:].mean() < 60 for image in images)  # the message is on the picture
 
 
@@ -498,7 +543,7 @@ def test_a_pause_is_left_out_of_a_camera_s_recording(run, monkeypatch, cameras, 
     times = pd.read_csv(tmp_path / "x.csv")["time_seconds"].to_numpy()
     pause = np.diff(times).max()
     images, fps = read_video(tmp_path / "x.mp4")
-    assert pause > 1 and len(images) / fps == pytest.approx(times[-1] - pause, abs=0.3)
+    assert pause > 1 and len(images) / fps == pytest.approx(times[-1] - times[0] - pause, abs=0.3)
 
 
 def test_without_a_window_a_fault_is_said_once(run, cameras, monkeypatch):
@@ -543,9 +588,14 @@ def test_smoothing_belongs_to_the_face(run, tmp_path, demo, network):
     assert np.allclose(first[list(EMOTIONS)].astype(float), raw, atol=1e-4)
 
 
-def test_level_eyes_on_request(run, tmp_path, film):
+def test_level_eyes_on_request(run, tmp_path, monkeypatch, demo):
+    turn = cv2.getRotationMatrix2D((320, 240), 8, 1.0)  # to the left
+    film = write_video(tmp_path / "turned.mp4", [cv2.warpAffine(image, turn, (640, 480)) for image in demo[45:75]])
+    crops = []
+    monkeypatch.setattr(faces, "crop_faces", lambda *args: crops.append((args, crop_faces(*args))) or crops[-1][1])
     status, _, err = run("--source", film, "--no-window", "--align", "--log", tmp_path / "x.csv")
-    assert status == 0 and err == "" and len(pd.read_csv(tmp_path / "x.csv")) == 30
+    assert status == 0 and err == "" and len(pd.read_csv(tmp_path / "x.csv")) == len(crops) == 30
+    assert -15 < np.median([tilts for (_, _, tilts), _ in crops]) < -5
 
 
 # ---- --check
@@ -709,11 +759,13 @@ def test_with_a_dead_display_it_goes_on_without_a_window(tmp_path, network, pict
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_an_output_that_nobody_reads_or_that_is_full(network, picture):
     options = [sys.executable, str(REPOSITORY / "main.py"), "--source", picture, "--no-window", "--model", network]
-    with subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = {"stderr": subprocess.PIPE, "text": True, "env": buffered}
+    with subprocess.Popen(options, stdout=subprocess.PIPE, **pipe) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
     with Path("/dev/full").open("w") as full:
-        process = subprocess.run(options, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        process = subprocess.run(options, stdout=full, timeout=60, **pipe)
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "No space left" in process.stderr
 
 

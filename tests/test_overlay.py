@@ -53,6 +53,12 @@ def test_label_and_bars_of_a_face_at_the_edge_are_whole(box):
     # The longest bar has the label's color, as have box and label: all three are there at the edge as in the middle.
     color = overlay.COLORS["happy"]
     assert (image == color).all(axis=2).sum() > 0.5 * (whole == color).all(axis=2).sum()
+    middle, edge = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    overlay.draw_bars(middle, (250, 200, 100, 100), PROBABILITIES)
+    overlay.draw_bars(edge, box, PROBABILITIES)
+    for name in EMOTIONS:
+        counts = [(drawn == overlay.COLORS[name]).all(axis=2).sum() for drawn in (edge, middle)]
+        assert counts[0] >= counts[1] > 0
 
 
 def test_bars_of_two_faces_side_by_side_hide_neither():

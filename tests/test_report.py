@@ -25,7 +25,7 @@ ISSUE_KEYS = {
 
 @pytest.fixture(scope="module")
 def average_faces():
-    """The demo's seven faces (7, 48, 48, 1), averages over thousands each."""
+    """The demo's seven faces (7, 48, 48, 1), averages of 300 each."""
     strip = cv2.imread(str(REPOSITORY / "demo" / "average_faces.png"), cv2.IMREAD_GRAYSCALE)
     count = strip.shape[1] // strip.shape[0]
     assert count == 7

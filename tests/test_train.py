@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,20 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     assert_same_training(folder, finished)
 
 
+def test_ctrl_c_waits_for_the_end_of_a_step_and_a_second_one_does_not():
+    went_on = []
+    with pytest.raises(KeyboardInterrupt), runs.ctrl_c_between_steps() as callback:
+        signal.raise_signal(signal.SIGINT)
+        went_on.append("the step")
+        callback.on_train_batch_end(0)
+        went_on.append("the next step")
+    with pytest.raises(KeyboardInterrupt), runs.ctrl_c_between_steps():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        went_on.append("after the second")
+    assert went_on == ["the step"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_ctrl_c_after_the_last_epoch_loses_nothing(finished, tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
@@ -211,8 +226,12 @@ def test_a_resume_takes_the_latest_run_that_is_not_finished(tmp_path, monkeypatc
     (folder / "my model.previous.keras").write_bytes(b"an older model")
     (folder / "runs" / "damaged").mkdir()
     (folder / "runs" / "damaged" / "state.json").write_text("")
+    older = shutil.copytree(unfinished, folder / "runs" / "older")
+    os.utime(older / "state.json", (1, 1))
     assert train.main(["--resume", "--output", "my model.keras"]) == 0
     assert json.loads((unfinished / "state.json").read_text())["finished"]
+    assert not json.loads((older / "state.json").read_text())["finished"]
+    shutil.rmtree(older)
     assert (unfinished / "displaced.keras").read_bytes() == b"an older model"  # nothing is lost
     assert "no unfinished run" in refused(capsys, "--resume")
 
@@ -240,6 +259,38 @@ def test_a_full_disk_ends_in_a_sentence_and_a_run_to_go_on_with(finished, tmp_pa
     assert "No space left on device" in output.err and "Go on with" in output.out
     assert train.main(["--resume"]) == 0
     assert_same_training(folder, finished)
+
+
+def test_a_disk_that_fills_up_at_the_very_end_costs_no_older_model(tmp_path, monkeypatch, capsys):
+    folder = made_folder(tmp_path)
+    monkeypatch.chdir(folder)
+    for name in ("best_model.keras", "best_model.previous.keras", "best_model.previous.json"):
+        Path(name).write_bytes(name.encode())
+    words, copy = ["--data", "fer2013.csv", "--epochs", "1", "--small-epochs", "0"], runs.copy_whole
+    for command, last in ((words, "displaced.json"), (["--resume"], "best_model.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "copy_whole", lambda a, b, last=last: full_disk() if b.name == last else copy(a, b))
+            assert train.main(command) == 2
+        assert "Go on with" in capsys.readouterr().out
+    assert train.main(["--resume"]) == 0
+    run = the_run(folder)
+    assert Path("best_model.keras").read_bytes() == (run / "best_model.keras").read_bytes()
+    assert Path("best_model.json").read_bytes() == (run / "best_model.json").read_bytes()
+    assert Path("best_model.previous.keras").read_bytes() == b"best_model.keras"
+    assert not Path("best_model.previous.json").exists()  # it told of another model
+    for suffix in (".keras", ".json"):
+        assert (run / f"displaced{suffix}").read_bytes() == f"best_model.previous{suffix}".encode()
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_best_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(made_folder(tmp_path))
+    rates = iter((1e-3, float("nan")))
+    monkeypatch.setattr(train, "learning_rate", lambda epoch, args: next(rates))
+    assert "lower --learning-rate" in refused(
+        capsys, "--data", "fer2013.csv", "--epochs", "3", "--small-epochs", "0", "--self-taught-epochs", "0"
+    )
+    answers = load_classifier(the_run(tmp_path) / train.BEST).probabilities(np.zeros((1, 48, 48, 1), np.uint8))
+    assert np.isfinite(answers).all()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
@@ -313,7 +364,10 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(folder)
     options = ["--fraction", "0.5", "--epochs", "1", "--no-augmentation", "--mixed-precision"]
     options += ["--arch", "cnn", "--schedule", "plateau"]
+    built, compiled_model = [], train.compiled_model
+    monkeypatch.setattr(train, "compiled_model", lambda *args: built.append(compiled_model(*args)) or built[-1])
     assert train.main(["--data", "fer2013.csv", *options]) == 0
+    assert "bfloat16" in {layer.compute_dtype for layer in built[0].layers}
     run = the_run(folder)
     assert not (folder / "best_model.keras").exists()
     assert f"--model {run.relative_to(folder)}" in capsys.readouterr().out
@@ -333,11 +387,21 @@ def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
 def test_the_last_epochs_are_self_taught_and_plain_twice(tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    blended, make_batches = [], data.make_batches
-    monkeypatch.setattr(data, "make_batches", lambda *a, mixup, **k: blended.append(mixup) or make_batches(*a, **k))
+    blended, shown, make_batches = [], [], data.make_batches
+
+    def noted(*args, mixup, **others):
+        blended.append(mixup)
+        shown.append(next(make_batches(*args, **others))[0])
+        return make_batches(*args, **others)
+
+    monkeypatch.setattr(data, "make_batches", noted)
     options = ["--epochs", "8", "--small-epochs", "0", "--self-taught-epochs", "4", "--plain-epochs", "1"]
     assert train.main(["--data", "fer2013.csv", *options, "--mixup", "0.2", "--learning-rate", "0.01"]) == 0
     assert blended == [0.2, *[stages.SELF_TAUGHT["mixup"], 0] * 2]
+    (training,) = made_splits("Training")
+    known = {face.tobytes() for face in np.concatenate([training.faces, training.faces[:, :, ::-1]])}
+    plain = [all(face.round().astype(np.uint8).tobytes() in known for face in batch) for batch in shown]
+    assert plain == [False, False, True, False, True]
     history = pd.read_csv(the_run(folder) / "history.csv")
     assert np.allclose(history["augmentation"], [1, 1, *[1, 0.3, 0] * 2])
     alone = 0.01 * stages.SELF_TAUGHT_RATE
@@ -406,7 +470,8 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
         json.loads((path / "best_model.json").read_text())["steps"] for path in (finished, folder)
     )
     assert step_before == first_step  # once, though the model is both start and teacher
-    assert step.startswith("python train.py --data PATH ") and f" --teacher {first} even.npy " in step
+    taught = runs.command("--teacher", first, "even.npy").removeprefix("python")
+    assert step.startswith("python train.py --data PATH ") and f"{taught} " in step
 
 
 def test_the_teachers_share_of_the_targets_is_theirs(finished, tmp_path, monkeypatch):
@@ -442,9 +507,10 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
     options = ["--epochs", "2", "--small-epochs", "1", "--mixup", "0.3", "--start", str(finished / "best_model.keras")]
     options += ["--teacher", "even.keras", "--consistent", "--teacher-weight", "0.99", "--label-smoothing", "0"]
     train_until_the_second_stage(monkeypatch, "--mixed-precision", *options)
+    Path("even.keras").write_bytes(b"another model")
     assert train.main(["--resume"]) == 0
     run = the_run(folder)
-    assert not (run / "soft_labels.npy").exists()
+    assert not (run / "soft_labels.npy").exists() and not list(run.glob("teacher-*"))
     assert np.all(pd.read_csv(run / "history.csv")["loss"] >= np.log(7) - 0.01)
 
 
@@ -456,7 +522,9 @@ def test_a_teacher_answers_only_for_the_part_of_the_faces_that_it_was_trained_wi
     answers, trained_on = np.zeros((len(faces), 7)), []
     for part in (1, 2):
         assert train.main([*once, "--fold", str(part), "2", "--output", f"{part}.keras"]) == 0
-        trained_on.append(json.loads(Path(f"{part}.json").read_text())["training"]["faces"])
+        description = json.loads(Path(f"{part}.json").read_text())
+        trained_on.append(description["training"]["faces"])
+        assert description["scores"]["training"]["n"] == trained_on[-1]
         rows = data.in_part(faces, part, 2)
         assert rows.sum() == len(faces) - trained_on[-1]
         classify = load_classifier(f"{part}.keras").probabilities
@@ -565,11 +633,13 @@ def test_a_training_starts_from_the_mean_of_several_networks(finished, tmp_path,
 def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatch, capsys):
     """56 faces in batches of 5: the twelfth begins with one face and is filled up, so no device goes without."""
     monkeypatch.chdir(made_folder(tmp_path))
-    monkeypatch.setattr(distribution, "distribute", lambda seed, batch_size: distribution.Share(devices=5))
-    monkeypatch.setattr(train, "make_report", lambda *args: None)
+    share, counts = distribution.Share(devices=5), []
+    of_batches = share.of_batches
+    share.of_batches = lambda batches: (counts.append(len(batch[1])) or batch for batch in of_batches(batches))
+    monkeypatch.setattr(distribution, "distribute", lambda seed, batch_size: share)
     options = ["--epochs", "1", "--small-epochs", "0", "--batch-size", "5", "--distribute"]
     assert train.main(["--data", "fer2013.csv", *options]) == 0
-    assert "12/12" in capsys.readouterr().out
+    assert "12/12" in capsys.readouterr().out and len(counts) >= 12 and set(counts) == {5}
 
 
 def test_the_words_of_arguments_give_them_back():
@@ -612,7 +682,11 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
         opencv_5.delattr(cv2, "CascadeClassifier")
         assert "opencv-python<5" in refused(capsys, "--data", csv)
     assert "must end in .keras" in refused(capsys, "--data", csv, "--output", "model.h5")
+    assert "No training face is left" in refused(capsys, "--data", csv, "--fraction", "0.001")
     assert "does not exist" in refused(capsys, "--data", csv, "--output", "nowhere/model.keras")
+    (tmp_path / "folder.keras").mkdir()
+    assert "cannot be written" in refused(capsys, "--data", csv, "--output", "folder.keras")
+    (tmp_path / "folder.keras").rmdir()
     assert "needs a resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
     assert "exclude each other" in refused(capsys, "--data", csv, "--self-taught-epochs", "1", "--teacher", "a.keras")
