@@ -250,7 +250,7 @@ def draw_live_path(results: dict, path: Path) -> None:
     # Where no face was found, there is none: NaN.
     live, cut = (np.array([r[key] for r in results.values()], float) for key in ("accuracy_found", "accuracy_cut"))
     axes[1].hlines(rows, live, cut, color=LIGHT, linewidth=3)
-    axes[1].plot(cut, rows, "D", color=GRAY, markersize=5, label="the same faces, ready-cut and undisturbed")
+    axes[1].plot(cut, rows, "D", color=GRAY, markersize=5, label="undisturbed crops")
     axes[1].plot(live, rows, "o", color=ORANGE, label="through the live path")
     axes[1].set(xlabel="accuracy on the found faces")
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
