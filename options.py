@@ -222,6 +222,14 @@ def check_resumed(args) -> None:
             raise OptionsError(f"--resume goes on with the options of the run: leave {option} out, or start a new one.")
 
 
+def try_to_write(path: Path) -> None:
+    """Raise `OSError` unless a file can be written there, of which nothing stays; Windows calls any folder writable."""
+    existed = path.exists()
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
+
+
 def check_output(output: Path, option: str = "--output", suffix: str = ".keras") -> None:
     """See before the training, not after it, that its model can be written."""
     if output.suffix != suffix:
@@ -229,9 +237,6 @@ def check_output(output: Path, option: str = "--output", suffix: str = ".keras")
     if not output.parent.is_dir():
         raise OptionsError(f"The folder {output.parent} does not exist. Make it, or choose another {option}.")
     try:
-        existed = output.exists()
-        output.open("ab").close()  # Windows calls every folder writable
-        if not existed:
-            output.unlink()
+        try_to_write(output)
     except OSError as error:
         raise OptionsError(f"{output} cannot be written ({error.strerror}). Choose another {option}.") from error

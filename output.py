@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from options import try_to_write
 from video import SILENT_SECONDS, USUAL_FPS, VideoError, unmistakable
 
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -29,11 +30,7 @@ def check_output(path, suffixes) -> None:
     if not path.parent.is_dir():
         raise VideoError(f"The folder {path.parent} does not exist. Create it or choose another place for {path.name}.")
     try:
-        existed = path.exists()
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
+        try_to_write(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
 
