@@ -47,7 +47,8 @@ def halve_multiplications(model):
     multiplications: for the pixel, and for its neighbours' mean. Antisymmetric ones need one, for half of what the
     neighbours differ by. Together that is half of what single filters need.
 
-    The copy is there to be run or converted: its convolutions are constants, and it cannot be saved.
+    Means of two by two pixels become convolutions as well, for LiteRT is slow at them in int8. The copy is there to be
+    run or converted: its convolutions are constants, and it cannot be saved.
     """
     import keras
     from keras import ops
@@ -76,8 +77,14 @@ def halve_multiplications(model):
                 halves = [ops.relu(half) for half in halves]
             return ops.concatenate(halves, axis=-1)
 
+    class ConvolvedMeans(keras.layers.Layer):
+        def call(self, x):
+            return ops.depthwise_conv(x, ops.full((2, 2, x.shape[-1], 1), 0.25, x.dtype), strides=2, padding="valid")
+
     replaced = {}
     for layer in model.layers:
+        if isinstance(layer, keras.layers.AveragePooling2D) and _halves_evenly(layer):
+            replaced[layer.name] = ConvolvedMeans(dtype=layer.dtype_policy)
         normalization = _follower(layer)
         if isinstance(layer, keras.layers.Conv2D) and isinstance(normalization, keras.layers.BatchNormalization):
             kernel, offset = _folded(layer, normalization)
@@ -120,6 +127,12 @@ def _can_be_halved(convolution, kernel, offset) -> bool:
         and (convolution.strides, convolution.padding, convolution.use_bias) == ((1, 1), "same", False)
         and all(np.allclose(weight, _paired(weight), atol=1e-5) for weight in (kernel, offset))
     )
+
+
+def _halves_evenly(pooling) -> bool:
+    """Return whether pooling takes two by two pixels, and none beyond the border."""
+    (_, height, width, _), halved = pooling.input.shape, pooling.output.shape[1:3]
+    return pooling.pool_size == pooling.strides == (2, 2) and (height, width) == (2 * halved[0], 2 * halved[1])
 
 
 def _split_kernel(kernel):
