@@ -24,7 +24,7 @@ from model import (
     lite_predict,
     native_stderr_hidden,
 )
-from runs import put_in_place
+from runs import written_whole
 from symmetry import halve_multiplications
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
@@ -154,14 +154,9 @@ def describe(classifier: Classifier, source: Path, quantization: str, agreement:
 
 def write_all(files: dict[Path, bytes]) -> None:
     """Write every file beside its place first, and only then put all of them there."""
-    partials = {path: path.with_name(f"{path.stem}.partial{path.suffix}") for path in files}
     try:
-        for path, content in files.items():
-            partials[path].write_bytes(content)
-        for path, partial in partials.items():
-            put_in_place(partial, path)
+        with contextlib.ExitStack() as places:
+            for path, content in files.items():
+                places.enter_context(written_whole(path)).write_bytes(content)
     except OSError as error:
         raise ModelError(f"The export cannot be written ({error}). Make room, or choose another --export.") from error
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)

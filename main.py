@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -224,9 +223,8 @@ class Live:
                 first = next(frames, None)
                 if first is None:
                     break
-                message = first.fault or "Loading the network ... (h lists the keys)"
-                self._draw(self._mirrored(first.image), [], replace(first, fault=message))
-            self._key_while_showing(0.03)
+                self._draw(self._mirrored(first.image), [], first)
+            self._key_while_showing(0.03, "" if first.fault else "Loading the network ... (h lists the keys)")
         return frames if first is None or self.source.live else itertools.chain([first], frames)
 
     def _process(self, frame, classifier) -> None:
@@ -281,7 +279,7 @@ class Live:
                 found = self.tracker.update(gray, now)
                 known = {face.id for face in self.tracker.faces}
                 self.steadiers = {id: steadier for id, steadier in self.steadiers.items() if id in known}
-            fresh = [face for face in found if face.looked_seconds == now]
+            fresh = [face for face in found if face.seen_seconds == now]  # of many, some take turns; others turned away
             boxes = [face.box for face in fresh]
             tilts = [find_tilt(self.eyes, gray, box) for box in boxes] if self.eyes else None
         with self.summary.timed("classifying"):
@@ -315,7 +313,7 @@ class Live:
         while not self.quit and (self.paused or due - time.perf_counter() > 0.001):  # a key ended the wait
             self._key_while_showing(0.03 if self.paused else due - time.perf_counter())
 
-    def _key_while_showing(self, wait_seconds: float) -> None:
+    def _key_while_showing(self, wait_seconds: float, message: str = "") -> None:
         import overlay
 
         shown = self.image.copy()  # what follows is not for the recording
@@ -325,9 +323,11 @@ class Live:
         if self.help:
             overlay.draw_help(shown)
         if self.paused:
-            overlay.draw_message(shown, "Paused. Press space to go on.")
+            message = "Paused. Press space to go on."
         if time.perf_counter() < self._saved_seconds + SAVED_SECONDS:
-            overlay.draw_message(shown, self._saved)
+            message = self._saved
+        if message:
+            overlay.draw_message(shown, message)
         self.window.show(shown)
         self._key(self.window.wait_key(min(wait_seconds, 0.1)))  # the window's X is noticed after it
 
@@ -429,7 +429,7 @@ def _open_outputs(args, source, stack):
         output.check_output(args.log, (".csv",))
         log = output.Log(args.log, LOG_HEADER)
         stack.callback(log.close)
-    if args.output and source.still and len(source.paths) == 1:
+    if args.output and source.still and Path(args.source).is_file():
         output.check_output(args.output, output.WRITTEN_SUFFIXES)
         picture = args.output
     elif args.output:
@@ -500,8 +500,8 @@ def _end(status: int) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(AttributeError):  # there may be none
         sys.stdout.reconfigure(errors="backslashreplace")  # in a file, Windows knows the letters of one language
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal: files are finished as after Ctrl-C
-        number = getattr(signal, name, None)  # Windows has no SIGHUP, the others no SIGBREAK
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal, Ctrl-Break: as after Ctrl-C
+        number = getattr(signal, name, None)  # Windows, which ends us with its terminal, has no SIGHUP, others no BREAK
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup's
             signal.signal(number, signal.default_int_handler)
     _end(main())

@@ -217,13 +217,8 @@ def fuse_batch_normalization(model) -> None:
     if keras.backend.backend() != "tensorflow":
         return
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization) and _fusible(layer):
+        if symmetry.normalizes_maps(layer):
             layer.call = functools.partial(_fused_call, layer)
-
-
-def _fusible(layer) -> bool:
-    """Return whether batch normalisation is as `build_model` makes it; a teacher of other origin may have another."""
-    return len(layer.output.shape) == 4 and layer.axis in (-1, 3) and layer.scale and layer.center
 
 
 def _fused_call(layer, inputs, training=None, mask=None):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from options import try_to_write
+from runs import written_whole
 from video import SILENT_SECONDS, USUAL_FPS, VideoError, unmistakable
 
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -38,13 +39,13 @@ def check_output(path, suffixes) -> None:
 def write_picture(path, image: np.ndarray) -> None:
     """Write a picture whole or not at all. Raises `VideoError`."""
     path = Path(path)
-    _, content = cv2.imencode(path.suffix, image)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    encoded, content = cv2.imencode(path.suffix, image)
+    if not encoded:
+        raise VideoError(f"{path}: a picture as large as this cannot be {path.suffix}. Choose .png, or shrink it.")
     try:
-        partial.write_bytes(content.tobytes())
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_bytes(content.tobytes())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise VideoError(
             f"{path} cannot be written ({error.strerror}). Free some space or choose another place."
         ) from error

@@ -181,10 +181,14 @@ def save_model(model, path: Path) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path):
-    """Give a place beside a path to write to, and then move what was written there in one step."""
+    """Give a place beside a path to write to, and then move what was written there in one step, or remove it."""
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    yield partial
-    put_in_place(partial, path)
+    try:
+        yield partial
+        put_in_place(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def put_in_place(partial: Path, path: Path) -> None:

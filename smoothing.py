@@ -6,7 +6,7 @@ from model import EMOTIONS
 
 UNCERTAIN = "uncertain"  # the label where no emotion is likely enough
 LABEL_MARGIN = 0.1  # a new emotion has to lead by so much before it takes the label over
-CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much to become certain
+CERTAIN_MARGIN = 0.08  # an uncertain label has to pass the threshold by so much, at most half the way to 1
 
 
 class Steadier:
@@ -32,7 +32,8 @@ class Steadier:
         best = int(np.argmax(probabilities))
         if not steady or probabilities[best] >= probabilities[self._emotion] + LABEL_MARGIN:
             self._emotion = best
-        needed = self.threshold + (CERTAIN_MARGIN if steady and not self._certain else 0.0)
+        margin = min(CERTAIN_MARGIN, (1 - self.threshold) / 2)
+        needed = self.threshold + (margin if steady and not self._certain else 0.0)
         self._certain = bool(probabilities[self._emotion] >= needed)
         self.probabilities, self._time_seconds = probabilities, time_seconds
         self.label = EMOTIONS[self._emotion] if self._certain else UNCERTAIN

@@ -86,7 +86,7 @@ def halve_multiplications(model):
         if isinstance(layer, keras.layers.AveragePooling2D) and _halves_evenly(layer):
             replaced[layer.name] = ConvolvedMeans(dtype=layer.dtype_policy)
         normalization = _follower(layer)
-        if isinstance(layer, keras.layers.Conv2D) and isinstance(normalization, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.Conv2D) and normalizes_maps(normalization):
             kernel, offset = _folded(layer, normalization)
             if _can_be_halved(layer, kernel, offset):
                 activation = _follower(normalization)
@@ -103,6 +103,14 @@ def halve_multiplications(model):
         if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
     return copy
+
+
+def normalizes_maps(layer) -> bool:
+    """Return whether a layer is batch normalisation as `build_model` makes it; a network of other origin has others."""
+    import keras
+
+    usual = isinstance(layer, keras.layers.BatchNormalization) and layer.scale and layer.center
+    return usual and len(layer.output.shape) == 4 and layer.axis in (-1, 3)
 
 
 def _follower(layer):

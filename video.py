@@ -58,6 +58,8 @@ def open_source(address):
         return Demo()
     if text.isdecimal() and len(text) < 10:  # a longer one is too large for OpenCV
         return Camera(int(text))
+    if text.startswith("file:"):
+        raise VideoError(f"{text} lies on this machine. Give its path, without file://.")
     if "://" in text:
         return _open_url(text)
     path = Path(text)
@@ -115,7 +117,8 @@ class Pictures:
             elif len(self.paths) > 1:
                 print(f"{path} is left out: it is not a readable picture.", file=sys.stderr)
         if not readable:
-            raise VideoError(f"{self.name} is not a readable picture. Save it again as .png or .jpg.")
+            what = "holds no" if len(self.paths) > 1 else "is not a"
+            raise VideoError(f"{self.name} {what} readable picture. Save it again as .png or .jpg.")
 
     def close(self):
         pass
@@ -341,9 +344,9 @@ class Demo:
     live, still, fps = False, False, 30.0
     width, height = 640, 480  # pixels
 
-    def __init__(self, seconds: float = 10.0, emotion_seconds: float = 10 / 7):
+    def __init__(self, seconds: float = 10.0, emotion_seconds: float = 10 / 7, faces: np.ndarray | None = None):
         self.seconds, self.emotion_seconds = seconds, emotion_seconds
-        row = read_picture(DEMO_FACES)
+        row = read_picture(DEMO_FACES) if faces is None else faces  # BGR uint8 (size, n * size, 3)
         if row is None:
             raise VideoError(f"The demo's faces are missing at {DEMO_FACES}. Restore the folder demo.")
         size = row.shape[0]

@@ -57,14 +57,15 @@ def main(argv=None) -> int:
             return status
         table = pd.read_csv(log)
     table["segment"] = (table["time_seconds"] / SEGMENT_SECONDS + 1e-6).astype(int)
-    settled = [segment["label"].tail(20).mode()[0] for _, segment in table.groupby("segment")]
+    settled = {number: segment["label"].tail(20).mode()[0] for number, segment in table.groupby("segment")}
     seconds = {}
     for number in range(1, len(order)):
         segment = table[table["segment"] == number]
         if settled[number] != settled[number - 1]:
-            first = segment.loc[segment["label"] == settled[number], "time_seconds"].iloc[0]
+            others = segment.loc[segment["label"] != settled[number], "time_seconds"]
+            stands = max(others, default=number * SEGMENT_SECONDS) + 1 / video.Demo.fps  # from the next frame on
             key = EMOTIONS[order[number]], settled[number]
-            seconds.setdefault(key, []).append(first - number * SEGMENT_SECONDS)
+            seconds.setdefault(key, []).append(stands - number * SEGMENT_SECONDS)
     print(f"{'face':9} {'settles in':10} {'cuts':>4} longest")
     for (face, label), times in sorted(seconds.items()):
         print(f"{face:9} {label:10} {len(times):4} {max(times):5.2f} s")

@@ -133,8 +133,7 @@ def as_the_demo_shows(pictures):
 
 def unsteadiness(picture) -> float:
     """Return by how many pixels at most the cascade's box lies elsewhere when a frame of the demo is mirrored."""
-    cascade, demo, errors = load_cascade(), Demo(), []
-    demo.faces = [np.float32(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))]
+    cascade, demo, errors = load_cascade(), Demo(faces=cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)), []
     for index in range(0, 42, 7):
         gray = to_gray(demo.frame(index).image)
         found, mirrored = find_faces(cascade, gray), find_faces(cascade, np.ascontiguousarray(gray[:, ::-1]))
