@@ -16,6 +16,7 @@ import data
 import export
 import main
 import model as model_module
+import teachers
 import train
 from model import EMOTIONS, ModelError, build_model, load_classifier
 
@@ -61,6 +62,13 @@ def test_an_export_answers_as_keras_does(folder, exported):
         assert np.array_equal(classifier.probabilities(faces[:n]), probabilities[:n])
     with pytest.raises(ValueError, match="uint8"):
         classifier.probabilities(faces / 255)
+
+
+def test_an_export_can_teach_and_answers_once(exported):
+    classify = load_classifier(exported).probabilities
+    expected = (classify(FACES) + classify(FACES[:, :, ::-1])) / 2
+    assert np.allclose(teachers.ask_teachers([exported], FACES), expected, atol=1e-6)
+    assert teachers.answers_once(exported)
 
 
 def open_lite(path):

@@ -51,12 +51,22 @@ def test_only_color_is_recorded(tmp_path, image):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("rate", [29.97, 64.999, 66.123, 89.527, 119.347, 239.973])
-def test_odd_rates_are_kept(tmp_path, rate):
+@pytest.mark.parametrize(
+    "rate, kept",
+    [*((rate, rate) for rate in (29.97, 64.999, 66.123, 89.527, 119.347, 239.973)), (0.0, 30), (1000.0, 30)],
+)
+def test_odd_rates_are_kept_and_impossible_ones_are_not(tmp_path, rate, kept):
     recording = Recording(tmp_path / "a.mp4", rate, live=False)
     recording.write(flat(0), 0.0)
     recording.close()
-    assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(rate, abs=0.006)
+    assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(kept, abs=0.006)
+
+
+def test_a_picture_that_its_format_cannot_hold(tmp_path):
+    with pytest.raises(VideoError, match=r"Choose \.png"):
+        write_picture(tmp_path / "a.jpg", np.zeros((1, 65501, 3), np.uint8))
+    write_picture(tmp_path / "a.png", np.zeros((1, 65501, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_what_a_live_recording_leaves_out(tmp_path):

@@ -15,7 +15,7 @@ import report
 import train
 from data import Dataset, Split
 from faces import overlap
-from model import EMOTIONS, build_model, load_classifier
+from model import EMOTIONS, Classifier, build_model, load_classifier
 
 ISSUE_KEYS = {
     *("split", "n", "accuracy", "accuracy_interval_95", "macro_f1", "log_loss", "ece", "accuracy_averaged"),
@@ -80,9 +80,23 @@ def test_the_card_has_what_was_asked_for_and_survives_json(reported):
     assert "no temperature is folded into the model" in (run / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_card_averages_ten_views_and_leaves_copies_out(dataset):
+    def by_corner(faces):  # every shift changes it
+        return np.eye(7, dtype=np.float32)[faces[:, 0, 0, 0] % 7]
+
+    faces = dataset["PublicTest"].faces  # the last one stands in Training
+    single, ten = by_corner(faces).argmax(axis=1), report.evaluate.averaged(by_corner, faces).argmax(axis=1)
+    labels = np.append(single[:7], (single[7] + 1) % 7).astype(np.uint8)
+    splits = dataset.splits | {"PublicTest": Split(faces, labels)}
+    card = report.make_scorecard(Classifier(by_corner, {}), splits, "PublicTest", by_corner(faces))
+    assert (card["accuracy"], card["accuracy_without_copies"]) == (7 / 8, 1)
+    assert card["accuracy_averaged"] == (ten == labels).mean() != 7 / 8
+
+
 def test_the_report_shows_every_picture_it_has_made(reported):
-    run, _ = reported
+    run, card = reported
     text = (run / "report.md").read_text(encoding="utf-8")
+    assert f"| accuracy, single crop | {report.percent(card['accuracy'], card['accuracy_interval_95'])} | 8 |" in text
     pictures = {path.name for path in run.glob("*.png")}
     assert pictures == {
         *("confusion_matrix.png", "reliability.png", "coverage.png", "live_path.png", "live_conditions.png"),

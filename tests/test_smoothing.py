@@ -51,6 +51,12 @@ def test_a_cut_shows_within_four_tenths_of_a_second():
     assert labels[30 + 12] == "happy"
 
 
+@pytest.mark.parametrize("threshold", [0.9, 0.95, 0.99])
+def test_a_high_threshold_can_be_reached_again(threshold):
+    sure = np.append(1 - 6e-4, np.full(6, 1e-4))
+    assert labels_of(Steadier(0.1, threshold), [sure, *[ANGRY] * 9, *[sure] * 60])[9::60] == ["uncertain", "angry"]
+
+
 def test_no_smoothing_shows_every_frame_as_it_is():
     assert labels_of(Steadier(0, 0.4), [ANGRY, HAPPY] * 3) == ["angry", "happy"] * 3
 

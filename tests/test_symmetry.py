@@ -51,6 +51,12 @@ def test_filters_that_are_not_paired_stay_as_they_are(arch, paired):
     assert np.allclose(answers(copy, FACES), answers(model, FACES), atol=1e-6)
 
 
+def test_a_network_of_other_origin_stays_as_it_is():
+    layers = [keras.layers.Conv2D(4, 3, padding="same", use_bias=False), keras.layers.BatchNormalization(scale=False)]
+    model = keras.Sequential([keras.Input((48, 48, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(7)])
+    assert np.allclose(answers(halve_multiplications(model), FACES), answers(model, FACES), atol=1e-6)
+
+
 def test_pooling_over_the_border_stays_as_it_is():
     model, faces = trained("resnet-symmetric", image_size=36), FACES[:, :36, :36]
     copy = halve_multiplications(model)  # of 18 pixels, 9, and 5

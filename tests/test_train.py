@@ -123,6 +123,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     public = data.load_fer2013(finished / "fer2013.csv")["PublicTest"]
     scores = score(public.labels, load_classifier(finished / "best_model.keras").probabilities(public.faces))
     assert description["scores"]["accuracy"] == pytest.approx(scores["accuracy"])
+    assert description["calibration"]["ece_after"] == pytest.approx(scores["ece"], abs=1e-4)
     assert history["face_pixels"].tolist() == [36, 36, 48, 48, 48, 48, 48, 48]
     assert np.allclose(history["augmentation"], [1, 0.75, 0.5, 1, 0, 1, 0.3, 0])
     assert history["self_taught"].tolist() == [0, 0, 0, 1, 0, 1, 1, 0]
@@ -173,6 +174,7 @@ def test_ctrl_c_keeps_the_best_model_and_a_resume_ends_as_if_never_stopped(finis
     run = the_run(folder)
     assert (folder / "best_model.keras").read_bytes() == b"an older model"
     load_classifier(run / "best_model.keras")
+    assert cv2.imread(str(run / "curves.png")).std() > 5
     assert len(pd.read_csv(run / "history.csv")) in (6, 7)  # the seventh may be over by then
     monkeypatch.chdir(folder)
     assert train.main(["--resume"]) == 0
@@ -375,13 +377,45 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
     assert {layer.compute_dtype for layer in saved.layers} == {"float32"}  # whatever it was trained in
 
 
-def test_a_training_that_stops_early_is_over(tmp_path, monkeypatch, capsys):
+def test_where_the_loss_stands_still_the_rate_is_halved_and_then_the_training_is_over(tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    options = ["--schedule", "plateau", "--patience", "1", "--epochs", "40", "--learning-rate", "0.1"]  # the loss rises
+    options = [
+        "--schedule",
+        "plateau",
+        "--patience",
+        "4",
+        "--epochs",
+        "40",
+        "--learning-rate",
+        "1e-9",
+    ]  # nothing is learnt
     assert train.main(["--data", "fer2013.csv", *options]) == 0
     (stop,) = re.findall(r"Epoch (\d+): early stopping", capsys.readouterr().out)
-    assert len(pd.read_csv(the_run(folder) / "history.csv")) == int(stop) < 40
+    rates = pd.read_csv(the_run(folder) / "history.csv")["learning_rate"]
+    assert len(rates) == int(stop) < 40
+    assert rates.iloc[-1] < 0.51 * rates.iloc[0] and set((rates / rates.shift()).dropna().round(3)) == {1.0, 0.5}
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(made_folder(tmp_path))
+    monkeypatch.setattr(train, "stage_batches", press_ctrl_c)
+    assert train.main(["--data", "fer2013.csv", "--epochs", "1"]) == 130
+    assert "nothing is kept" in capsys.readouterr().out and not list(Path("runs").iterdir())
+
+
+def test_the_best_epoch_is_kept_and_not_the_last_after_a_resume_too(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(made_folder(tmp_path))
+    rates = iter((1e-9, None, 1.0))  # as good as it starts, Ctrl-C, then ruined
+    monkeypatch.setattr(train, "learning_rate", lambda *_: next(rates) or press_ctrl_c())
+    monkeypatch.setattr(train, "finish", press_ctrl_c)
+    options = ["--data", "fer2013.csv", "--epochs", "2", "--small-epochs", "0", "--no-mixed-precision"]
+    assert train.main([*options, "--start", str(finished / "best_model.keras")]) == 130
+    assert train.main(["--resume"]) == 130
+    better, worse = pd.read_csv(the_run(tmp_path) / "history.csv")["val_accuracy"]
+    (public,) = made_splits("PublicTest")
+    kept = load_classifier(the_run(tmp_path) / train.BEST).probabilities(public.faces)
+    assert better > worse and score(public.labels, kept)["accuracy"] == pytest.approx(better)
 
 
 def test_the_last_epochs_are_self_taught_and_plain_twice(tmp_path, monkeypatch):
@@ -582,6 +616,33 @@ def test_the_optimizer_brings_its_batches_and_its_rate_unless_they_are_named(wor
     args = options.parse_args(words)
     options.choose_optimizer(args)
     assert (args.optimizer, args.batch_size, args.learning_rate) == chosen
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_network_learns_by_the_options_of_its_stage(optimizer):
+    args = options.parse_args(["--optimizer", optimizer, "--weight-decay", "0.03", "--label-smoothing", "0.2"])
+    options.choose_optimizer(args)
+    stages.choose_stages(args)
+    alone = stages.SELF_TAUGHT
+    for epoch, expected in ((0, (0.03, 0.2)), (args.epochs - 1, (alone["weight_decay"], alone["label_smoothing"]))):
+        network = train.compiled_model(stages.options_of(epoch, args), 48)
+        assert type(network.optimizer).__name__.lower() == optimizer
+        assert (network.optimizer.weight_decay, network.loss.label_smoothing) == expected
+
+
+def test_the_seed_gives_the_weights_and_what_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(made_folder(tmp_path))
+    shown, kernels = [], []
+    for seed in ("0", "1", "1"):
+        args = options.parse_args(["--seed", seed, "--small-epochs", "0"])
+        options.choose_optimizer(args)
+        stages.choose_stages(args)
+        shown.append(next(train.stage_batches(tmp_path, args, *made_splits("Training"), [], 0, 1)())[0])
+        still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--output", f"{len(shown)}.keras"]
+        assert train.main(["--data", "fer2013.csv", "--seed", seed, *still]) == 0
+        kernels.append(weights(f"{len(shown)}.keras")[0])
+    for first, second, third in (shown, kernels):
+        assert not np.allclose(first, second, atol=0.01) and np.allclose(second, third, atol=0.01)
 
 
 def test_the_teachers_see_filmed_faces_sharp(finished, tmp_path):
