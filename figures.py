@@ -63,9 +63,15 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
 
 
 def last_stage(history: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a training's last stage: not the epochs on small faces, nor those before the plain ones."""
+    """Return the rows of a training's last stage: not the epochs on small faces, nor those before the plain ones.
+
+    Self-taught epochs begin none: they have to be better than what came before them.
+    """
     stage = history[history.columns.intersection(["face_pixels", "plain"])]
-    number = (stage != stage.shift()).any(axis=1).cumsum()
+    begins = (stage != stage.shift()).any(axis=1)
+    if "self_taught" in history:
+        begins &= history["self_taught"] == 0
+    number = begins.cumsum()
     return history[number == number.iloc[-1]]
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from runs import BEST
-from stages import SMALL_SIZE, first_epochs, is_staged
+from stages import SMALL_SIZE, first_epochs, is_staged, rounds
 
 
 class OptionsError(ValueError):
@@ -88,7 +88,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     training.add_argument(
         "--plain-epochs", type=number(0, kind=int), metavar="EPOCHS",
-        help="last epochs on faces that are only mirrored, not changed or blended, at up to a fifth of the rate; "
+        help="last epochs on faces that are only mirrored (and, with --filmed, filmed), at up to a fifth of the rate; "
         "the best of these is kept (default: a thirtieth of all at the end of both self-taught rounds, else 0)",
     )  # fmt: skip
     training.add_argument(
@@ -97,7 +97,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )  # fmt: skip
     training.add_argument(
         "--start-blocks", type=count, metavar="BLOCKS",
-        help="take only the first residual blocks of --start, a resnet or resnet-large, and draw the rest anew",
+        help="take only the first residual blocks of --start, which both have in common, and draw the rest anew",
     )  # fmt: skip
     training.add_argument(
         "--teacher", type=Path, nargs="+", metavar="FILE",
@@ -117,7 +117,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--seed", type=seed, default=0, help="fixes weights, order and augmentation")
     training.add_argument(
         "--mixed-precision", action=argparse.BooleanOptionalAction,
-        help="bfloat16: faster on some hardware only (default: with AMX, or an AMD of Zen 4 or later, without a GPU)",
+        help="bfloat16: faster on some hardware only (default: on TensorFlow under Linux, without a GPU, where the "
+        "processor has AMX or is an AMD of Zen 4 or later)",
     )  # fmt: skip
     training.add_argument("--distribute", action="store_true", help="on all GPUs; under JAX also of several machines")
     output = parser.add_argument_group("output")
@@ -189,6 +190,16 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
     return parse
 
 
+def check_command(args) -> None:
+    """Refuse options that say to do different things."""
+    named = [f"--{name}" for name in ("evaluate", "export", "resume") if getattr(args, name)]
+    if len(named) > 1:
+        raise OptionsError(f"{' and '.join(named)} exclude each other: one after the other.")
+    defaults = parse_args([])
+    if not named and (args.model, args.split) != (defaults.model, defaults.split):
+        raise OptionsError("--model and --split belong to --evaluate and --export. To train a model on, use --start.")
+
+
 def check_options(args) -> None:
     """Refuse options that do not go together, before anything is read."""
     if args.fold and not args.fold[0] <= args.fold[1] != 1:
@@ -205,7 +216,9 @@ def check_options(args) -> None:
         raise OptionsError("--small-epochs needs a resnet: the dense layer of a cnn fits one size of faces.")
     if args.small_epochs >= first_epochs(args):
         raise OptionsError(
-            "The small, self-taught and plain epochs together must be fewer than --epochs: others come between."
+            f"The small ({args.small_epochs}), self-taught ({args.self_taught_epochs}) and plain epochs "
+            f"({rounds(args)} x {args.plain_epochs}) together must be fewer than --epochs ({args.epochs}): others come "
+            "between."
         )
     if (args.small_epochs or args.self_taught_epochs or args.plain_epochs) and args.schedule != "cosine":
         raise OptionsError(

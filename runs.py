@@ -33,11 +33,16 @@ def new_run(args) -> Path:
 
 
 def note_steps(run: Path, models: list) -> None:
-    """Keep in a run's folder the commands that made these models, as their descriptions tell them, each once."""
+    """Keep in a run's folder the commands that made these models, as their descriptions tell them.
+
+    What several have in common is kept once; a model's own steps may repeat.
+    """
     from model import description_path, read_description
 
-    steps = [step for path in models for step in read_description(description_path(path)).get("steps", [])]
-    write_json(run / STEPS, list(dict.fromkeys(steps)))
+    steps = []
+    for path in models:
+        steps += [step for step in read_description(description_path(path)).get("steps", []) if step not in steps]
+    write_json(run / STEPS, steps)
 
 
 def trim_history(path: Path, epochs: int) -> None:
@@ -220,8 +225,9 @@ def publish(run: Path, output: Path) -> None:
     state, pairs = read_state(run), []
     for suffix in (".keras", ".json"):
         old = output.with_suffix(suffix)
-        pairs.append((old, old.with_name(f"{old.stem}.previous{suffix}"), run / f"displaced{suffix}"))
-    if not state.get("kept"):
+        displaced = run / f"{old.stem}.displaced{suffix}"
+        pairs.append((old, old.with_name(f"{old.stem}.previous{suffix}"), displaced))
+    if state.get("kept") != str(output.resolve()):
         for _, previous, displaced in pairs:
             if previous.exists() and not displaced.exists():
                 copy_whole(previous, displaced)
@@ -230,7 +236,7 @@ def publish(run: Path, output: Path) -> None:
                 copy_whole(old, previous)
             else:  # it would describe another model
                 previous.unlink(missing_ok=True)
-        write_json(run / STATE, state | {"kept": True})
+        write_json(run / STATE, state | {"kept": str(output.resolve())})
     for old, _, _ in pairs:
         copy_whole((run / BEST).with_suffix(old.suffix), old)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from options import (
     OptionsError,
+    check_command,
     check_options,
     check_output,
     check_resumed,
@@ -90,6 +91,7 @@ def run_command(args) -> int:
 
     use_onednn()
     try:
+        check_command(args)
         if (args.evaluate or args.export) and args.model.suffix == ".tflite":
             raise TrainError(f"{args.model} is an export. Give --model the .keras file that it was made of.")
         if args.export:
@@ -185,6 +187,17 @@ def train(run: Path | None, args, state: dict) -> int:
         print(f"\ntrain.py: {error}", file=sys.stderr)
         interrupted(run, args)
         return 2
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        interrupted(run, args)
+        raise TrainError("The memory is not enough for this training. Use a smaller --batch-size or --arch.") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that the memory is full; TensorFlow, JAX and PyTorch have a class each."""
+    said = f"{type(error).__name__} {error}".lower()
+    return any(words in said for words in ("resource_exhausted", "resourceexhausted", "out of memory"))
 
 
 def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | None, list]:
@@ -203,8 +216,9 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     named = args.teacher or []
     if state:
         asked = sorted(run.glob(TEACHERS))
-        if args.consistent and not asked and not (run / SOFT_LABELS).exists():
-            raise TrainError(f"{run} cannot be resumed: its teachers are gone. Start again.")
+        was_taught = state.get("taught") or is_taught(state["epochs"] - 1, args)
+        if was_taught and not asked and not (run / SOFT_LABELS).exists():
+            raise TrainError(f"{run} cannot be resumed: its teachers, or their answers, are gone. Start again.")
         return run, None, [load_teacher(path, args.mixed_precision) for path in asked]
     once = [path for path in named if not args.consistent or answers_once(path)]
     asked = [path for path in named if path not in once]
@@ -217,6 +231,7 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
         shutil.copyfile(path, run / TEACHERS.replace("*", f"{number:02}"))
     if soft_labels is not None:
         np.save(run / SOFT_LABELS, soft_labels)
+        flush(run / SOFT_LABELS)
     return run, start, teachers
 
 
@@ -436,8 +451,13 @@ def make_callbacks(run: Path, args, state: dict, sha256: str) -> list:
         )  # fmt: skip
 
     def refuse_nan(epoch: int, logs: dict) -> None:
-        if not math.isfinite(logs["loss"] + logs["val_loss"]):
-            raise TrainError("The loss is no number any more. Start again with a lower --learning-rate.")
+        if math.isfinite(logs["loss"] + logs["val_loss"]):
+            return
+        kept = ""
+        if (run / STATE).exists():
+            write_json(run / STATE, read_state(run) | {"finished": True})  # a resume would come to the same
+            kept = f" The best model until then is {run / BEST}."
+        raise TrainError(f"The loss is no number any more. Start again with a lower --learning-rate.{kept}")
 
     sane, settings = (callbacks.LambdaCallback(on_epoch_end=function) for function in (refuse_nan, note_stage))
     keeper = make_run_keeper(run, args, state, counters, sha256)
@@ -478,7 +498,7 @@ def finish(run: Path, args, dataset, training, sha256: str) -> int:
     classifier.description = description
     save_model(classifier.model, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
-    if args.fraction < 1:
+    if args.fraction < 1 and args.output == Path(BEST):
         try_it = command("main.py", "--model", run / BEST)
         print(f"Trained on a part of the data, so {args.output} stays. Try it: {try_it}")
     else:

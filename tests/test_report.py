@@ -130,6 +130,14 @@ def history(accuracy, val_accuracy, loss=None, val_loss=None, rates=None):
     })  # fmt: skip
 
 
+def test_the_best_epoch_is_that_which_is_kept():
+    """A self-taught epoch has to beat the plain ones before it; plain ones begin anew."""
+    epochs = history([0.9] * 6, [0.9, 0.5, 0.8, 0.7, 0.6, 0.65]).assign(
+        face_pixels=[36, 48, 48, 48, 48, 48], self_taught=[0, 0, 0, 1, 1, 0], plain=[0, 0, 1, 0, 0, 1]
+    )
+    assert [figures.best_epoch(epochs[:n]) for n in range(1, 7)] == [0, 1, 2, 2, 2, 5]
+
+
 def test_the_curves_are_read_from_their_numbers():
     rising = " ".join(report.read_history(history(np.linspace(0.3, 0.5, 12), np.linspace(0.35, 0.55, 12))))
     assert "Best epoch: 12 of 12" in rising

@@ -234,7 +234,7 @@ def test_a_resume_takes_the_latest_run_that_is_not_finished(tmp_path, monkeypatc
     assert json.loads((unfinished / "state.json").read_text())["finished"]
     assert not json.loads((older / "state.json").read_text())["finished"]
     shutil.rmtree(older)
-    assert (unfinished / "displaced.keras").read_bytes() == b"an older model"  # nothing is lost
+    assert (unfinished / "my model.displaced.keras").read_bytes() == b"an older model"  # nothing is lost
     assert "no unfinished run" in refused(capsys, "--resume")
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_fills_up_at_the_very_end_costs_no_older_model(tmp_path, mon
     for name in ("best_model.keras", "best_model.previous.keras", "best_model.previous.json"):
         Path(name).write_bytes(name.encode())
     words, copy = ["--data", "fer2013.csv", "--epochs", "1", "--small-epochs", "0"], runs.copy_whole
-    for command, last in ((words, "displaced.json"), (["--resume"], "best_model.json")):
+    for command, last in ((words, "best_model.displaced.json"), (["--resume"], "best_model.json")):
         with monkeypatch.context() as patch:
             patch.setattr(runs, "copy_whole", lambda a, b, last=last: full_disk() if b.name == last else copy(a, b))
             assert train.main(command) == 2
@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_at_the_very_end_costs_no_older_model(tmp_path, mon
     assert Path("best_model.previous.keras").read_bytes() == b"best_model.keras"
     assert not Path("best_model.previous.json").exists()  # it told of another model
     for suffix in (".keras", ".json"):
-        assert (run / f"displaced{suffix}").read_bytes() == f"best_model.previous{suffix}".encode()
+        assert (run / f"best_model.displaced{suffix}").read_bytes() == f"best_model.previous{suffix}".encode()
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_best_model(tmp_path, monkeypatch, capsys):
@@ -293,6 +293,51 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_best_model(tmp
     )
     answers = load_classifier(the_run(tmp_path) / train.BEST).probabilities(np.zeros((1, 48, 48, 1), np.uint8))
     assert np.isfinite(answers).all()
+    assert "no unfinished run" in refused(capsys, "--resume")  # which would come to the same
+
+
+@pytest.mark.parametrize(
+    "said", ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.", "CUDA out of memory. Tried ..."]
+)
+def test_a_full_memory_ends_in_a_sentence(tmp_path, monkeypatch, capsys, said):
+    def full(*args):
+        raise RuntimeError(said)
+
+    monkeypatch.chdir(made_folder(tmp_path))
+    monkeypatch.setattr(train, "compiled_model", full)
+    assert "smaller --batch-size" in refused(capsys, "--data", "fer2013.csv", "--epochs", "1")
+    assert not list(Path("runs").iterdir())
+    monkeypatch.setattr(train, "compiled_model", lambda *args: 1 / 0)  # a mistake of ours stays one
+    with pytest.raises(ZeroDivisionError):
+        train.main(["--data", "fer2013.csv", "--epochs", "1"])
+
+
+def test_a_second_place_to_publish_to_keeps_what_is_there_as_well(tmp_path):
+    for name in ("run/best_model.keras", "run/best_model.json", "a.keras", "b.keras", "b.previous.keras"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"old {name}")
+    (tmp_path / "run" / "state.json").write_text("{}")
+    for name in ("a.keras", "b.keras", "b.keras"):  # the last one is a resume
+        runs.publish(tmp_path / "run", tmp_path / name)
+        assert (tmp_path / name).read_text() == "old run/best_model.keras"
+    assert (tmp_path / "a.previous.keras").read_text() == "old a.keras"
+    assert (tmp_path / "b.previous.keras").read_text() == "old b.keras"
+    assert (tmp_path / "run" / "b.displaced.keras").read_text() == "old b.previous.keras"
+
+
+def test_a_run_whose_teachers_answers_are_gone_is_not_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(made_folder(tmp_path))
+    np.save("soft.npy", np.full((56, 7), 1 / 7))
+    train_until_the_second_stage(monkeypatch, "--epochs", "2", "--teacher", "soft.npy")
+    (the_run(tmp_path) / train.SOFT_LABELS).unlink()
+    assert "are gone" in refused(capsys, "--resume")
+
+
+def test_the_steps_of_several_models_are_kept_once_and_those_of_one_may_repeat(tmp_path):
+    for name, steps in (("a", ["1", "2", "2"]), ("b", ["1", "3"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"steps": steps}))
+    runs.note_steps(tmp_path, [tmp_path / "a.keras", tmp_path / "b.keras"])
+    assert json.loads((tmp_path / runs.STEPS).read_text()) == ["1", "2", "2", "3"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
@@ -380,16 +425,7 @@ def test_a_part_of_the_data_leaves_the_model_alone(tmp_path, monkeypatch, capsys
 def test_where_the_loss_stands_still_the_rate_is_halved_and_then_the_training_is_over(tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
-    options = [
-        "--schedule",
-        "plateau",
-        "--patience",
-        "4",
-        "--epochs",
-        "40",
-        "--learning-rate",
-        "1e-9",
-    ]  # nothing is learnt
+    options = ["--schedule", "plateau", "--patience", "4", "--epochs", "40", "--learning-rate", "0.1"]  # the loss rises
     assert train.main(["--data", "fer2013.csv", *options]) == 0
     (stop,) = re.findall(r"Epoch (\d+): early stopping", capsys.readouterr().out)
     rates = pd.read_csv(the_run(folder) / "history.csv")["learning_rate"]
@@ -749,6 +785,9 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "cannot be written" in refused(capsys, "--data", csv, "--output", "folder.keras")
     (tmp_path / "folder.keras").rmdir()
     assert "needs a resnet" in refused(capsys, "--data", csv, "--arch", "cnn", "--small-epochs", "1")
+    assert "--evaluate and --resume exclude each other" in refused(capsys, "--evaluate", "--resume")
+    assert "use --start" in refused(capsys, "--data", csv, "--model", finished / train.BEST)
+    assert "self-taught (41) and plain epochs (2 x 2)" in refused(capsys, "--data", csv, "--small-epochs", "30")
     assert "must be fewer than --epochs" in refused(capsys, "--data", csv, "--epochs", "2", "--small-epochs", "2")
     assert "exclude each other" in refused(capsys, "--data", csv, "--self-taught-epochs", "1", "--teacher", "a.keras")
     for stage in ("--plain-epochs", "--self-taught-epochs", "--small-epochs"):
