@@ -391,7 +391,7 @@ def _read_plain(history: pd.DataFrame) -> list[str]:
     if len(history) == 0:
         return []
     rate = history["learning_rate"].max()
-    return [f"In {_named(history)} no face was changed or blended, mirrored at most, the rate {rate:.1e} or "
+    return [f"In {_named(history)} the faces were plain, at most mirrored and filmed, the rate {rate:.1e} or "
             "less, to sharpen what was learnt; the best of the last of these epochs is kept."]  # fmt: skip
 
 
