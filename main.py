@@ -17,7 +17,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import NamedTuple
 
-from options import HelpFormatter, explained
+from options import HelpFormatter, explained, print_all_letters
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
@@ -498,8 +498,7 @@ def _end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(AttributeError):  # there may be none
-        sys.stdout.reconfigure(errors="backslashreplace")  # in a file, Windows knows the letters of one language
+    print_all_letters()
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal, Ctrl-Break: as after Ctrl-C
         number = getattr(signal, name, None)  # Windows, which ends us with its terminal, has no SIGHUP, others no BREAK
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup's

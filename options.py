@@ -1,6 +1,7 @@
 """The options of train.py, and what is wrong with those that do not go together."""
 
 import argparse
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -167,6 +168,12 @@ def words_of(arguments: dict) -> list[str]:
         elif value is not None and value is not False:
             words += [option, *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def print_all_letters() -> None:
+    """Let a redirected stdout take all letters: in a file, Windows knows those of one language."""
+    with contextlib.suppress(AttributeError):  # there may be none
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def explained(error: ImportError) -> str:

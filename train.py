@@ -30,6 +30,7 @@ from options import (
     choose_optimizer,
     explained,
     parse_args,
+    print_all_letters,
     words_of,
 )
 from runs import (
@@ -41,7 +42,6 @@ from runs import (
     command,
     ctrl_c_between_steps,
     describe,
-    flush,
     make_run_keeper,
     new_run,
     note_steps,
@@ -50,6 +50,7 @@ from runs import (
     save_model,
     trim_history,
     write_json,
+    written_whole,
 )
 from stages import augmentation_share, choose_stages, is_taught, learning_rate, options_of, stage_at, stages_of
 
@@ -205,8 +206,6 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
 
     What is missing or cannot be used is said before anything is written.
     """
-    import numpy as np
-
     from model import import_keras, prefers_bfloat16
     from teachers import answers_once, ask_teachers, load_teacher
 
@@ -230,9 +229,16 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     for number, path in enumerate(asked):  # a resume may find another model in its place
         shutil.copyfile(path, run / TEACHERS.replace("*", f"{number:02}"))
     if soft_labels is not None:
-        np.save(run / SOFT_LABELS, soft_labels)
-        flush(run / SOFT_LABELS)
+        keep_soft_labels(run, soft_labels)
     return run, start, teachers
+
+
+def keep_soft_labels(run: Path, answers) -> None:
+    """Keep what teachers answer about the training faces (n, 7): whole, before a state says that it is there."""
+    import numpy as np
+
+    with written_whole(run / SOFT_LABELS) as partial:
+        np.save(partial, answers)
 
 
 def shadow_run(run: Path | None) -> Path:
@@ -364,14 +370,11 @@ def first_blocks(network, path: Path, args) -> list:
 
 def teach_itself(run: Path, training, validation) -> None:
     """Keep as a run's soft labels what its best network so far, finished and calibrated as the last one is, answers."""
-    import numpy as np
-
     from teachers import mirrored_mean
 
     print("Asking the best network so far, to learn from its answers, too ...", flush=True)
     classifier, _ = calibrate(run / BEST, training, validation)
-    np.save(run / SOFT_LABELS, mirrored_mean(classifier, training.faces))
-    flush(run / SOFT_LABELS)  # before the state says that it is there
+    keep_soft_labels(run, mirrored_mean(classifier, training.faces))
 
 
 def compiled_model(args, image_size: int, backup: Path | None = None, weights: list | None = None):
@@ -614,6 +617,5 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(AttributeError):  # there may be none
-        sys.stdout.reconfigure(errors="backslashreplace")  # in a file, Windows knows the letters of one language
+    print_all_letters()
     leave(main())

@@ -65,6 +65,14 @@ def train_until_the_second_stage(monkeypatch, *options):
         assert train.main(["--data", "fer2013.csv", *options]) == 130
 
 
+def chosen(words):
+    """The arguments of a new training, with all that was left to choose."""
+    args = options.parse_args(words)
+    options.choose_optimizer(args)
+    stages.choose_stages(args)
+    return args
+
+
 def made_folder(folder):
     write_csv(folder / "fer2013.csv", make_rows((8, 4, 2)))
     return folder
@@ -656,9 +664,7 @@ def test_the_optimizer_brings_its_batches_and_its_rate_unless_they_are_named(wor
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_network_learns_by_the_options_of_its_stage(optimizer):
-    args = options.parse_args(["--optimizer", optimizer, "--weight-decay", "0.03", "--label-smoothing", "0.2"])
-    options.choose_optimizer(args)
-    stages.choose_stages(args)
+    args = chosen(["--optimizer", optimizer, "--weight-decay", "0.03", "--label-smoothing", "0.2"])
     alone = stages.SELF_TAUGHT
     for epoch, expected in ((0, (0.03, 0.2)), (args.epochs - 1, (alone["weight_decay"], alone["label_smoothing"]))):
         network = train.compiled_model(stages.options_of(epoch, args), 48)
@@ -670,9 +676,7 @@ def test_the_seed_gives_the_weights_and_what_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(made_folder(tmp_path))
     shown, kernels = [], []
     for seed in ("0", "1", "1"):
-        args = options.parse_args(["--seed", seed, "--small-epochs", "0"])
-        options.choose_optimizer(args)
-        stages.choose_stages(args)
+        args = chosen(["--seed", seed, "--small-epochs", "0"])
         shown.append(next(train.stage_batches(tmp_path, args, *made_splits("Training"), [], 0, 1)())[0])
         still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--output", f"{len(shown)}.keras"]
         assert train.main(["--data", "fer2013.csv", "--seed", seed, *still]) == 0
@@ -685,9 +689,7 @@ def test_the_teachers_see_filmed_faces_sharp(finished, tmp_path):
     training = data.load_fer2013(finished / "fer2013.csv")["Training"]
     shown, asked = {}, {False: [], True: []}
     for filmed in asked:
-        args = options.parse_args(["--teacher", "a.keras", "--consistent", "--small-epochs", "0"])
-        options.choose_optimizer(args)
-        stages.choose_stages(args)
+        args = chosen(["--teacher", "a.keras", "--consistent", "--small-epochs", "0"])
         args.filmed = filmed
         teacher = lambda faces, filmed=filmed: asked[filmed].append(faces) or np.eye(7)[:1]  # noqa: E731
         shown[filmed], _ = next(train.stage_batches(tmp_path, args, training, [teacher], 0, 1)())
@@ -741,9 +743,7 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(tmp_path, monkeypatc
 
 def test_the_words_of_arguments_give_them_back():
     words = ["--data", "a b.csv", "--no-augmentation", "--augmentation", "1", "0.3", "--start", "a.keras", "b.keras"]
-    args = options.parse_args([*words, "--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--filmed"])
-    options.choose_optimizer(args)
-    stages.choose_stages(args)
+    args = chosen([*words, "--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--filmed"])
     assert options.parse_args(options.words_of(vars(args))) == args
 
 
