@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -90,24 +89,16 @@ def _version(package: str) -> str:
 
 
 def _window() -> str:
-    import cv2
+    from output import DisplayProbe, window_toolkit
 
-    from output import DisplayProbe
-
-    gui = re.search(r"GUI:\s+(\w+)", cv2.getBuildInformation())
-    gui = gui[1] if gui else "NONE"
-    if gui == "NONE":
-        raise RuntimeError(
-            "this OpenCV has no windows: pip uninstall opencv-python-headless, then "
-            'pip install --force-reinstall "opencv-python<5"'
-        )
     probe = DisplayProbe()
     try:
-        if not probe.answer():
-            raise RuntimeError("no display answers: log in with a desktop, or use --no-window with --output or --log")
+        why_not = probe.answer()
     finally:
         probe.close()
-    return f"OpenCV opens one ({gui})"
+    if why_not:
+        raise RuntimeError(f"{why_not} Or use --no-window with --output or --log.")
+    return f"OpenCV opens one ({window_toolkit()})"
 
 
 def _cascade(path: Path) -> str:

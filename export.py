@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -79,8 +80,8 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
 
     if keras.backend.backend() != "tensorflow":
         raise ModelError(
-            "An export needs TensorFlow: run pip install tensorflow, and set the environment variable KERAS_BACKEND to "
-            "tensorflow."
+            f"An export needs TensorFlow: run {sys.executable} -m pip install tensorflow, and set the environment "
+            "variable KERAS_BACKEND to tensorflow."
         )
     import tensorflow as tf
 

@@ -4,6 +4,7 @@ Boxes are OpenCV's (x, y, width, height) in whole pixels of the full frame and n
 """
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ PROVE_SIZE = 56  # pixels: the same to prove a new face
 # off more windows around it, and is rarely as flat: a flat box needs twice the evidence.
 PROOF = 25  # windows around a new face at PROVE_SIZE that have to agree
 FLAT_PROOF = 60  # the same where the contrast is below FLAT
-LARGE_SHARE, LARGE_PROOF = 1 / 3, 3  # a box wider than this share of the frame is rarely false: most windows are small
+LARGE_SHARE, LARGE_PROOF = 1 / 3, 3  # a box wider than this share of the frame's shorter side is rarely false
 FLAT = 20  # gray levels, standard deviation
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
 DARK = 100  # gray levels: a frame of which nine tenths are below is brightened,
@@ -47,7 +48,8 @@ def load_cascade(path=CASCADE) -> "cv2.CascadeClassifier":  # quoted: OpenCV 5 h
     Raises `CascadeError` where the file is missing or is none, and under OpenCV 5, which cannot read any.
     """
     if not hasattr(cv2, "CascadeClassifier"):
-        raise CascadeError(f'OpenCV {cv2.__version__} has no Haar cascades. Run: pip install "opencv-python<5"')
+        command = f'{sys.executable} -m pip install "opencv-python<5"'
+        raise CascadeError(f"OpenCV {cv2.__version__} has no Haar cascades. Run: {command}")
     path = Path(path)
     if not path.is_file():
         raise CascadeError(

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import NamedTuple
 
-from options import HelpFormatter, explained, print_all_letters
+from options import HelpFormatter, explained, number, print_all_letters
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Emotion Detector"
@@ -39,7 +39,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
-        help="mirror the picture (default: cameras only)",
+        help="mirror the picture (default: of a camera number)",
         default=None,
     )
     group = parser.add_argument_group("output")
@@ -54,14 +54,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--model", type=Path, default=HERE / "best_model.keras", help="network made by train.py")
     group.add_argument(
         "--threshold",
-        type=probability,
+        type=number(0, 1),
         default=0.35,
         help="below this probability the label is uncertain; of PublicTest, 96 %% of the faces reach 0.35 and 74 %% of "
         "them are named right (92 %% and 76 %% at 0.4)",
     )
     group.add_argument(
         "--smoothing",
-        type=seconds,
+        type=number(0, 3600),
         default=0.18,
         metavar="SECONDS",
         help="time constant of what is shown and logged of a face; 0: none",
@@ -77,20 +77,6 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--check", action="store_true", help="say what is well on this machine, and how to mend the rest"
     )
     return parser.parse_args(argv)
-
-
-def probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("a probability lies between 0 and 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 3600:
-        raise argparse.ArgumentTypeError("seconds must be 0 or more, and below 3600")
-    return value
 
 
 class Reading(NamedTuple):
@@ -230,8 +216,9 @@ class Live:
     def _process(self, frame, classifier) -> None:
         """Find, classify, log, draw, record."""
         image = self._mirrored(frame.image)
-        readings = [] if frame.fault else self._read_faces(image, frame, classifier)
+        readings = []
         if not frame.fault:
+            readings = self._read_faces(image, frame, classifier)
             self.summary.count(readings)
             if self.log:
                 self.log.write(_log_line(frame, reading) for reading in readings)
@@ -401,10 +388,10 @@ def run(args: argparse.Namespace) -> int:
                 stack.callback(probe.close)
             cascade = load_cascade(args.cascade)
             eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml") if args.align else None
-            loader = Loader(args.model)
             source = video.open_source(args.source)
             stack.callback(source.close)
             picture, recording, log = _open_outputs(args, source, stack)
+            loader = Loader(args.model)
             loader.start()
             window = _open_window(args, probe, stack)
             live = Live(args, source, cascade, eyes, window, picture, recording, log)
@@ -446,14 +433,15 @@ def _open_window(args, probe, stack):
 
     if probe is None:
         return None
-    if probe.answer():
+    why_not = probe.answer()
+    if not why_not:
         window = output.Window(TITLE)
         stack.callback(window.close)
         probe.close()
         return window
     if not (args.output or args.log):
-        raise VideoError("There is no display for a window. Use --no-window with --output FILE or --log FILE.csv.")
-    print("There is no display: going on without a window.", file=sys.stderr)
+        raise VideoError(f"{why_not} Or use --no-window with --output FILE or --log FILE.csv.")
+    print(f"{why_not} Going on without a window.", file=sys.stderr)
     return None
 
 
@@ -500,7 +488,7 @@ def _end(status: int) -> None:
 if __name__ == "__main__":
     print_all_letters()
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal, Ctrl-Break: as after Ctrl-C
-        number = getattr(signal, name, None)  # Windows, which ends us with its terminal, has no SIGHUP, others no BREAK
-        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup's
-            signal.signal(number, signal.default_int_handler)
+        code = getattr(signal, name, None)  # Windows, which ends us with its terminal, has no SIGHUP, others no BREAK
+        if code and signal.getsignal(code) != signal.SIG_IGN:  # nohup's
+            signal.signal(code, signal.default_int_handler)
     _end(main())

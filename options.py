@@ -179,7 +179,7 @@ def print_all_letters() -> None:
 def explained(error: ImportError) -> str:
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}. Install what is needed: pip install -r requirements.txt"
+        return f"{error}. Install what is needed: {sys.executable} -m pip install -r requirements.txt"
     reason = str(error).strip().split("\n")[0]
     return f"{reason}. A package is there but does not load; see README.md, When something goes wrong."
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,11 @@ GAP_SECONDS = SILENT_SECONDS + 1  # between a live source's frames or faults: th
 HOLD_SECONDS = 60.0  # the same between a file's frames: a time stamp is wrong
 SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs room to be finished
 FLUSH_SECONDS = 0.5
+NO_DISPLAY = "There is no display for a window: log in with a desktop."
+NO_WINDOWS = (
+    f"This OpenCV has no windows: {sys.executable} -m pip uninstall opencv-python-headless, then "
+    f'{sys.executable} -m pip install --force-reinstall "opencv-python<5".'
+)
 
 
 def check_output(path, suffixes) -> None:
@@ -178,6 +184,12 @@ class Log:
                 self._file.close()
 
 
+def window_toolkit() -> str:
+    """Return by what this OpenCV shows windows, such as "QT5"; "NONE" of opencv-python-headless."""
+    found = re.search(r"GUI:\s+(\w+)", cv2.getBuildInformation())
+    return found[1] if found else "NONE"
+
+
 class DisplayProbe:
     """Finds out whether a window can be opened, by a process of its own: OpenCV aborts where it cannot.
 
@@ -194,13 +206,15 @@ class DisplayProbe:
         if sys.platform == "linux":  # elsewhere a desktop is always there, or OpenCV raises
             pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
             command = [sys.executable, "-c", self.COMMAND]
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet)
+            here = Path(__file__).parent  # not the user's folder, which may hold a cv2.py
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, cwd=here)
 
-    def answer(self) -> bool:
-        """Wait for the outcome: True where a window opened."""
-        if self._process is None:
-            return "GUI:                           NONE" not in cv2.getBuildInformation()
-        return self._process.stdout.readline().strip() == b"yes"
+    def answer(self) -> str:
+        """Wait for the outcome: why no window opened and what to do, "" where one did."""
+        if window_toolkit() == "NONE":
+            return NO_WINDOWS
+        opened = self._process is None or self._process.stdout.readline().strip() == b"yes"
+        return "" if opened else NO_DISPLAY
 
     def close(self) -> None:
         if self._process is not None:
@@ -244,7 +258,8 @@ class Window:
         self._was_visible = self._was_visible or visible >= 1
         # GTK never says that it is visible; on macOS, where it has no button to close it, "invisible" is "minimised".
         self.closed = self._was_visible and visible < 1 and sys.platform != "darwin"
-        return chr(code & 0xFF) if code >= 0 else ""
+        key = chr(code & 0xFF) if code >= 0 else ""
+        return key if sys.platform == "linux" else key.lower()  # Caps Lock; on Linux "Q" may be the left arrow
 
     def close(self) -> None:
         with contextlib.suppress(cv2.error):  # it is gone already

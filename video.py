@@ -231,7 +231,7 @@ class Camera:
                 fresh = self._keep(image)
                 wait_seconds = FIRST_WAIT_SECONDS if fresh else wait_seconds
             self._failed_reads = 0 if read else self._failed_reads + 1
-            frozen = isinstance(self.address, int) and time.perf_counter() - self._changed_seconds > FROZEN_SECONDS
+            frozen = time.perf_counter() - self._changed_seconds > FROZEN_SECONDS
             if self._failed_reads >= FAILED_READS or (read and frozen):
                 what = "sends the same picture all the time" if read else "sends no picture"
                 self._fault = f"{self.name} {what}: connecting again"
@@ -245,9 +245,9 @@ class Camera:
                 self._closing.wait(RETRY_SECONDS)
 
     def _keep(self, image) -> bool:
-        """Make an image the newest one; return whether it differs from the last."""
+        """Make an image the newest one; return whether it is news: from a camera, only if it differs from the last."""
         now = time.perf_counter()
-        fresh = not np.array_equal(image, self._newest.image)
+        fresh = isinstance(self.address, str) or not np.array_equal(image, self._newest.image)
         if fresh:
             self._changed_seconds, self._fault = now, ""
         if fresh or not self._fault:
@@ -331,11 +331,12 @@ def _why_silent(address, opened: bool) -> str:
     device = Path(f"/dev/video{address}")
     if device.exists():
         return (
-            f"Camera {address} ({device}) is busy or not permitted to you: close other programs that use it. {answer}"
+            f"Camera {address} ({device}) is busy: close other programs that use it. Or it is not permitted to you "
+            f"(Linux: group video), or the second device of another camera, which sends no pictures. {answer}"
         )
     if not others and sys.platform == "darwin":  # where a camera that is not permitted is none
         answer += " Allow this terminal to use it (System Settings, Privacy & Security, Camera) and start again."
-    return f"There is no camera {address}. {answer} Without a camera, try: python main.py --source demo"
+    return f"There is no camera {address}. {answer} Without a camera, add: --source demo"
 
 
 class Demo:

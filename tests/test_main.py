@@ -246,7 +246,7 @@ def test_a_missing_camera(run, cameras, monkeypatch):
     cameras()
     status, _, err = run("--source", "3", "--no-window")
     assert status == 2 and err == (
-        "main.py: There is no camera 3. No camera answers. Without a camera, try: python main.py --source demo\n"
+        "main.py: There is no camera 3. No camera answers. Without a camera, add: --source demo\n"
     )
 
 
@@ -341,7 +341,7 @@ def scripted_window(keys):
 def install(monkeypatch, window):
     class Probe:
         def answer(self):
-            return True
+            return ""
 
         def close(self):
             pass
@@ -791,14 +791,33 @@ def test_without_a_display_it_says_what_to_do(network):
     process = start("--source", "demo", network=network, DISPLAY=None, WAYLAND_DISPLAY=None)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert err == "main.py: There is no display for a window. Use --no-window with --output FILE or --log FILE.csv.\n"
+    assert err == (
+        "main.py: There is no display for a window: log in with a desktop. "
+        "Or use --no-window with --output FILE or --log FILE.csv.\n"
+    )
+
+
+def test_an_opencv_without_windows_says_how_to_get_one_with_them(run, monkeypatch):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
+    status, _, err = run("--source", "demo")
+    assert status == 2 and "pip uninstall opencv-python-headless" in err and "display" not in err
+
+
+@pytest.mark.parametrize("platform, heard", [("win32", "q"), ("darwin", "q"), ("linux", "Q")])
+def test_caps_lock_keeps_no_key_from_working(monkeypatch, platform, heard):
+    """OpenCV makes small letters of keys on Linux alone, where an arrow key's last byte is that of a capital."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(cv2, "namedWindow", lambda *args: None)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("Q"))
+    assert output.Window("x").wait_key(0) == heard
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a desktop is always there")
 def test_with_a_dead_display_it_goes_on_without_a_window(tmp_path, network, picture):
     process = start("--source", picture, "--log", tmp_path / "x.csv", network=network, DISPLAY=":4321")
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "going on without a window" in err
+    assert process.returncode == 0 and "Going on without a window" in err
     assert len(pd.read_csv(tmp_path / "x.csv")) == 1
 
 
@@ -889,6 +908,17 @@ def test_a_window_fits_every_picture_and_the_screen(display, sizes, windows):
     assert done.returncode == 0, done.stderr
     found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert np.abs(np.subtract(found, windows)).max() <= 1
+
+
+def test_files_of_the_user_do_not_hide_the_display(display, tmp_path, monkeypatch):
+    (tmp_path / "cv2.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISPLAY", display)
+    probe = output.DisplayProbe()
+    try:
+        assert probe.answer() == ""
+    finally:
+        probe.close()
 
 
 def test_closing_a_window_leaves_those_of_others(display):

@@ -342,6 +342,13 @@ def test_a_static_stream_is_not_taken_for_a_frozen_camera(cameras, impatient, mo
     assert scripted.openings == 1 and not any(frame.fault for frame in frames)
 
 
+def test_a_static_stream_that_was_gone_is_shown_again(cameras, impatient):
+    image = noise(1)[0]
+    scripted = cameras([image] * 5, [image] * 10_000)
+    faults, frame = watch(open_source("rtsp://somewhere/live"))
+    assert "sends no picture" in faults[-1] and frame is not None and scripted.openings == 2
+
+
 @pytest.mark.parametrize("platform, fps", [("linux", 30), ("darwin", 0)])
 def test_the_lowest_rate_of_a_camera_that_macos_tells_is_not_taken(cameras, monkeypatch, platform, fps):
     monkeypatch.setattr(sys, "platform", platform)
