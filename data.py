@@ -209,10 +209,13 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
     try:
         with _open(file) as stream, warnings.catch_warnings():
             warnings.filterwarnings("error", "string or file could not", DeprecationWarning)  # NumPy: text is no number
-            # Everything as text: pandas would turn damaged numbers into floats or NaN without a word.
+            # Everything as text: pandas would turn damaged numbers into floats or NaN without a word. And no index: it
+            # would take the first column for one where rows end in a comma, and shift the others.
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
             for chunk in pd.read_csv(
-                stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, encoding="utf-8-sig"
-            ):
+                stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
+                encoding="utf-8-sig",
+            ):  # fmt: skip
                 chunk.columns = [name.strip().lower() for name in chunk.columns]
                 usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
                 for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
@@ -342,7 +345,7 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def in_part(faces: np.ndarray, part: int, parts: int) -> np.ndarray:
     """Return which faces (n,) are in one of so many parts, 1 to `parts`, about equally large; copies share one."""
-    return np.array([zlib.crc32(face) % parts == part - 1 for face in np.ascontiguousarray(faces)])
+    return np.array([zlib.crc32(face) % parts == part - 1 for face in np.ascontiguousarray(faces)], bool)
 
 
 def _copies(dataset: Dataset) -> list[str]:

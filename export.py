@@ -15,6 +15,7 @@ import numpy as np
 
 from data import PUBLIC_TEST, TRAINING
 from evaluate import predict
+from files import written_whole
 from model import (
     EMOTIONS,
     IMAGE_SIZE,
@@ -25,7 +26,6 @@ from model import (
     lite_predict,
     native_stderr_hidden,
 )
-from runs import written_whole
 from symmetry import halve_multiplications
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values

@@ -137,7 +137,8 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     stages += [(epoch, " again" if number else " self-taught", "left", 0.91) for number, epoch in rounds]
     stages += [(epoch, "plain faces → ", "right", 0.84) for epoch in epochs[plain.diff() > 0]]
     with_teacher = history.get("taught", taught).any()  # then "right" is what label and teacher say together
-    measured = "augmented;\nwhere taught, against\nlabels and teacher" if with_teacher else "augmented, with dropout"
+    changed = "augmented" if history.get("augmentation", nowhere + 1).any() else "not augmented"
+    measured = f"{changed};\nwhere taught, against\nlabels and teacher" if with_teacher else f"{changed}, with dropout"
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for epoch in () if always else drops:
             axis.axvline(epoch, color=GRAY, linewidth=0.6, linestyle=":")

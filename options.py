@@ -1,4 +1,4 @@
-"""The options of train.py, and what is wrong with those that do not go together."""
+"""The options of train.py, and what is wrong with those that do not go together; what main.py's share with them."""
 
 import argparse
 import contextlib
@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from files import try_to_write
 from runs import BEST
 from stages import SMALL_SIZE, first_epochs, is_staged, rounds
 
@@ -209,13 +210,18 @@ def check_command(args) -> None:
 
 def check_options(args) -> None:
     """Refuse options that do not go together, before anything is read."""
+    defaults = parse_args([])
+    if args.patience != defaults.patience and args.schedule != "plateau":
+        raise OptionsError("--patience needs --schedule plateau: a cosine runs to its end.")
+    if args.no_augmentation and args.augmentation != defaults.augmentation:
+        raise OptionsError("--augmentation and --no-augmentation exclude each other: leave one of them out.")
     if args.fold and not args.fold[0] <= args.fold[1] != 1:
         raise OptionsError(f"--fold {args.fold[0]} {args.fold[1]}: there is no such part to leave out.")
     if args.start_blocks and len(args.start or []) != 1:
         raise OptionsError("--start-blocks needs one model as --start, to take these blocks from.")
     if args.consistent and not any(path.suffix == ".keras" for path in args.teacher or []):
         raise OptionsError("--consistent needs a .keras file as --teacher, to ask it about every changed face.")
-    if args.teacher_weight != parse_args([]).teacher_weight and not args.teacher:
+    if args.teacher_weight != defaults.teacher_weight and not args.teacher:
         raise OptionsError("--teacher-weight needs --teacher; self-taught epochs have a share of their own.")
     if args.self_taught_epochs and args.teacher:
         raise OptionsError("--self-taught-epochs and --teacher exclude each other: leave one of them out.")
@@ -240,14 +246,6 @@ def check_resumed(args) -> None:
         if value != defaults[name] and name not in heeded:
             option = f"--{name.replace('_', '-')}"
             raise OptionsError(f"--resume goes on with the options of the run: leave {option} out, or start a new one.")
-
-
-def try_to_write(path: Path) -> None:
-    """Raise `OSError` unless a file can be written there, of which nothing stays; Windows calls any folder writable."""
-    existed = path.exists()
-    path.open("ab").close()
-    if not existed:
-        path.unlink()
 
 
 def check_output(output: Path, option: str = "--output", suffix: str = ".keras") -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from options import try_to_write
-from runs import written_whole
+from files import try_to_write, written_whole
 from video import SILENT_SECONDS, USUAL_FPS, VideoError, unmistakable
 
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")

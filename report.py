@@ -328,7 +328,9 @@ def read_history(history: pd.DataFrame) -> list[str]:
     lines = [
         f"Best epoch: {best['epoch'] + 1:.0f} of {epochs}, with {best['val_accuracy']:.1%} of the validation faces "
         f"right (loss {best['val_loss']:.3f}); training stood at {best['accuracy']:.1%} (loss {best['loss']:.3f}).",
-        _read_gap(best["accuracy"] - best["val_accuracy"], bool(best.get("taught", 0))),
+        _read_gap(
+            best["accuracy"] - best["val_accuracy"], bool(best.get("taught", 0)), bool(best.get("augmentation", 1))
+        ),
     ]
     stage = figures.last_stage(history)
     if len(stage) >= min(len(history), 6):  # a step between stages says nothing on convergence
@@ -374,7 +376,7 @@ def _read_augmentation(history: pd.DataFrame) -> list[str]:
     if shares.nunique() == 1:
         return []
     return [f"The changes to a training face went from {shares.iloc[0]:.0%} of the usual ones in the first epoch to "
-            f"{shares.iloc[-1]:.0%} in the last."]  # fmt: skip
+            f"{shares.iloc[-1]:.0%} in epoch {history['epoch'].iloc[-1] + 1}."]  # fmt: skip
 
 
 def _read_taught(history: pd.DataFrame) -> list[str]:
@@ -403,7 +405,7 @@ def _named(history: pd.DataFrame) -> str:
     return f"epoch{'s' if len(epochs) > 1 else ''} {ranges}"
 
 
-def _read_gap(gap: float, taught: bool) -> str:
+def _read_gap(gap: float, taught: bool, augmented: bool) -> str:
     if taught:
         return (
             "Training counts as right what labels and teachers say together, on changed faces, so its distance from "
@@ -411,8 +413,9 @@ def _read_gap(gap: float, taught: bool) -> str:
         )
     if gap < 0:
         return (
-            f"Validation stands {-gap * 100:.1f} points above training: training is measured on augmented faces with "
-            "dropout at work and while the weights still change, validation on plain faces with the whole network."
+            f"Validation stands {-gap * 100:.1f} points above training: training is measured "
+            f"{'on augmented faces ' if augmented else ''}with dropout at work and while the weights still change, "
+            "validation on plain faces with the whole network."
         )
     kind = "little overfitting" if gap < 0.05 else "overfitting" if gap > 0.12 else "some overfitting"
     return f"Training stands {gap * 100:.1f} points above validation at the best epoch: {kind}."

@@ -1,6 +1,7 @@
 """The folder of a training, runs/<time>/: arguments, best model, history and backup, whole after a kill at any moment.
 
-What is kept here is what `train.py --resume` goes on from. A file is written beside its place and then moved there.
+What is kept here is what `train.py --resume` goes on from. A file is written beside its place and then moved there; the
+history grows by a line an epoch, and a resume drops those of epochs that the backup has not seen.
 """
 
 import contextlib
@@ -9,11 +10,12 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+from files import copy_whole, flush, put_in_place, written_whole
 
 RUNS = Path("runs")
 BEST, BEST_PARTIAL, STATE = "best_model.keras", "best_model.partial.keras", "state.json"
@@ -59,8 +61,8 @@ def trim_history(path: Path, epochs: int) -> None:
 def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
     """Return the callback that, after every epoch, puts the best model in place, draws the curves, backs up.
 
-    Each file is written beside its place and then moved there, so that a kill at any moment leaves the old or the
-    new one whole; `state.json`, moved last, names the backup it belongs to.
+    Models are written beside their place and then moved there, so that a kill at any moment leaves the old or the new
+    one whole; `state.json`, moved last, names the backup it belongs to.
     """
     import keras
     import pandas as pd
@@ -85,6 +87,7 @@ def make_run_keeper(run: Path, args, state: dict, counters: dict, sha256: str):
             if (run / BEST_PARTIAL).exists():
                 save_plain(self.model, args.arch, run / BEST_PARTIAL)
                 put_in_place(run / BEST_PARTIAL, run / BEST)
+            flush(run / "history.csv")  # or a power cut might leave a state that counts an epoch more
             back_up(self.model, run, epoch + 1, counters, sha256)
             with contextlib.suppress(OSError):  # on Windows a viewer may hold the picture
                 draw_curves(pd.read_csv(run / "history.csv"), run / "curves.png")
@@ -184,67 +187,28 @@ def save_model(model, path: Path) -> None:
         model.save(partial)
 
 
-@contextlib.contextmanager
-def written_whole(path: Path):
-    """Give a place beside a path to write to, and then move what was written there in one step, or remove it."""
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        put_in_place(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def put_in_place(partial: Path, path: Path) -> None:
-    """Move a written file to where an older one may be, in one step.
-
-    On Windows a virus scanner may hold a new file for a moment, and a viewer an old one: it is tried a few times.
-    """
-    flush(partial)
-    for wait_seconds in (0.1, 0.3, 0.9):
-        with contextlib.suppress(PermissionError):
-            partial.replace(path)
-            return
-        time.sleep(wait_seconds)
-    partial.replace(path)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file is on the disk: only then may it take the place of one that is, or a power cut loses both."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 def publish(run: Path, output: Path) -> None:
     """Replace the model and its description in one step each; keep what stood there as *.previous.*.
 
     An earlier *.previous.* goes into the run's folder: two short trainings must not cost the network that came along.
     What is kept is kept once, also where a full disk or a kill cut this short and a resume does it again.
     """
-    state, pairs = read_state(run), []
+    state, kept, files = read_state(run), str(output.resolve()), []
     for suffix in (".keras", ".json"):
-        old = output.with_suffix(suffix)
-        displaced = run / f"{old.stem}.displaced{suffix}"
-        pairs.append((old, old.with_name(f"{old.stem}.previous{suffix}"), displaced))
-    if state.get("kept") != str(output.resolve()):
-        for _, previous, displaced in pairs:
+        displaced = run / f"{output.stem}.displaced{suffix}"
+        files.append((output.with_suffix(suffix), output.with_name(f"{output.stem}.previous{suffix}"), displaced))
+    if state.get("kept") != kept:
+        for _, previous, displaced in files:
             if previous.exists() and not displaced.exists():
                 copy_whole(previous, displaced)
-        for old, previous, _ in pairs:
+        for old, previous, _ in files:
             if old.exists():
                 copy_whole(old, previous)
             else:  # it would describe another model
                 previous.unlink(missing_ok=True)
-        write_json(run / STATE, state | {"kept": str(output.resolve())})
-    for old, _, _ in pairs:
+        write_json(run / STATE, state | {"kept": kept})
+    for old, _, _ in files:
         copy_whole((run / BEST).with_suffix(old.suffix), old)
-
-
-def copy_whole(source: Path, path: Path) -> None:
-    """Copy a file to a place where an older one may be, in one step."""
-    with written_whole(path) as partial:
-        shutil.copyfile(source, partial)
 
 
 def command(*words) -> str:

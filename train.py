@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from files import written_whole
 from options import (
     OptionsError,
     check_command,
@@ -50,7 +51,6 @@ from runs import (
     save_model,
     trim_history,
     write_json,
-    written_whole,
 )
 from stages import augmentation_share, choose_stages, is_taught, learning_rate, options_of, stage_at, stages_of
 
@@ -163,19 +163,10 @@ def train(run: Path | None, args, state: dict) -> int:
     sha256 = dataset.sha256()
     if state and state["data_sha256"] != sha256:
         raise TrainError(f"The data at {args.data} is not what {run} was trained on. Point --data to that.")
-    training, validation = dataset[data.TRAINING], dataset[data.PUBLIC_TEST]
-    if args.fraction < 1:
-        training = training[data.stratified(training.labels, args.fraction, args.seed)]
-    if args.fold:
-        training = training[~data.in_part(training.faces, *args.fold)]
-    if len(training) == 0:
-        raise TrainError("No training face is left. Use a larger --fraction, or another --fold.")
-    if args.fold or args.fraction < 1:
-        print(f"Training on {len(training):,} of the faces.")
-
+    training, validation = chosen_faces(dataset[data.TRAINING], args), dataset[data.PUBLIC_TEST]
     fitted = state.get("stopped") or state.get("epochs", 0) >= args.epochs  # then only the finish was cut short
     if not fitted:
-        run, start, teachers = prepare(run, args, state, training.faces)
+        run, start, teachers = prepare(run, args, state, training)
     try:
         if not fitted:
             fit(run, args, state, start, teachers, training, validation, sha256, share)
@@ -195,13 +186,27 @@ def train(run: Path | None, args, state: dict) -> int:
         raise TrainError("The memory is not enough for this training. Use a smaller --batch-size or --arch.") from error
 
 
+def chosen_faces(training, args):
+    """Return the training faces that --fraction and --fold leave."""
+    import data
+
+    if args.fraction < 1:
+        training = training[data.stratified(training.labels, args.fraction, args.seed)]
+    if args.fold:
+        training = training[~data.in_part(training.faces, *args.fold)]
+    if len(training) == 0:
+        raise TrainError("No training face is left. Use a larger --fraction, or another --fold.")
+    return training
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that the memory is full; TensorFlow, JAX and PyTorch have a class each."""
+    """Return whether an error says that the memory is full: NumPy's, TensorFlow's, JAX's or PyTorch's."""
     said = f"{type(error).__name__} {error}".lower()
-    return any(words in said for words in ("resource_exhausted", "resourceexhausted", "out of memory"))
+    full = ("resource_exhausted", "resourceexhausted", "out of memory", "tried to allocate")
+    return isinstance(error, MemoryError) or any(words in said for words in full)
 
 
-def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | None, list]:
+def prepare(run: Path | None, args, state: dict, training) -> tuple[Path, list | None, list]:
     """Return the run's folder, the weights to start with (None: random ones), the teachers to ask about every batch.
 
     What is missing or cannot be used is said before anything is written.
@@ -223,7 +228,7 @@ def prepare(run: Path | None, args, state: dict, faces) -> tuple[Path, list | No
     asked = [path for path in named if path not in once]
     teachers = [load_teacher(path, args.mixed_precision) for path in asked]
     start = starting_weights(args)
-    soft_labels = ask_teachers(once, faces) if once else None
+    soft_labels = ask_teachers(once, training) if once else None
     run = run or new_run(args)
     note_steps(run, [*(args.start or []), *named])
     for number, path in enumerate(asked):  # a resume may find another model in its place
@@ -501,7 +506,7 @@ def finish(run: Path, args, dataset, training, sha256: str) -> int:
     classifier.description = description
     save_model(classifier.model, run / BEST)  # at once followed by the .json, which names the temperature in it
     write_json((run / BEST).with_suffix(".json"), description)
-    if args.fraction < 1 and args.output == Path(BEST):
+    if (args.fraction < 1 or args.fold) and args.output == Path(BEST):
         try_it = command("main.py", "--model", run / BEST)
         print(f"Trained on a part of the data, so {args.output} stays. Try it: {try_it}")
     else:
@@ -584,7 +589,7 @@ def score_model(args) -> int:
         raise TrainError(f"{args.data} has no {args.split}. Choose another --split, or the whole data set.")
     run = new_run(argparse.Namespace(data=args.data, model=args.model, split=args.split))
     curves = args.model.with_name("history.csv")  # there where the model is still in the folder of its training
-    history = pd.read_csv(curves) if curves.exists() else None
+    history = pd.read_csv(curves) if curves.exists() and (curves.parent / "arguments.json").exists() else None
     make_report(run, args.model, classifier, dataset, args.split, history)
     return 0
 

@@ -27,10 +27,17 @@ def gzipped(path):
     return packed
 
 
+def with_commas(path):
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(row + "," for row in rows)]))
+    return path
+
+
 LAYOUTS = {
     "fer2013.csv": lambda tmp: write_csv(tmp / "fer2013.csv", ROWS),
     "fer2013.csv.gz": lambda tmp: gzipped(write_csv(tmp / "fer2013.csv", ROWS)),
     "icml_face_data.csv": lambda tmp: write_csv(tmp / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", "),
+    "a comma at the end of rows": lambda tmp: with_commas(write_csv(tmp / "fer2013.csv", ROWS)),
     "quoted names": lambda tmp: write_csv(tmp / "a.csv", ROWS, header='"emotion","pixels","Usage"'),
     "a folder with the csv": lambda tmp: write_csv(tmp / "any name.csv", ROWS).parent,
     "the csv one level down": lambda tmp: write_csv(tmp / "archive" / "fer2013.csv", ROWS).parent.parent,

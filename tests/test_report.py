@@ -141,7 +141,7 @@ def test_the_best_epoch_is_that_which_is_kept():
 def test_the_curves_are_read_from_their_numbers():
     rising = " ".join(report.read_history(history(np.linspace(0.3, 0.5, 12), np.linspace(0.35, 0.55, 12))))
     assert "Best epoch: 12 of 12" in rising
-    assert "5.0 points above training" in rising
+    assert "5.0 points above training: training is measured on augmented faces" in rising
     assert "still improving" in rising
     assert "overfitting" not in rising
     flat = np.minimum(np.linspace(0.3, 1.2, 12), 0.6)
@@ -151,6 +151,8 @@ def test_the_curves_are_read_from_their_numbers():
     assert "converged" in over
     assert "After epoch 6 the validation loss rose by 0.500" in over
     assert "from epoch 9 on" in over
+    bare = " ".join(report.read_history(history([0.2], [0.3]).assign(augmentation=0)))
+    assert "10.0 points above training" in bare and "augmented" not in bare
     warmed = " ".join(report.read_history(history([0.2] * 4, [0.2] * 4, rates=[1e-3, 2e-3, 1e-3, 1e-5])))
     assert "highest in epoch 2, 2.0e-03, and fell epoch by epoch after it, to 1.0e-05" in warmed
     assert "One epoch" in " ".join(report.read_history(history([0.2], [0.2])))
@@ -170,7 +172,7 @@ def test_the_curves_are_read_from_their_numbers():
     assert "In epochs 2 to 3 and 5 to 6 the network learned" in text and "In epochs 4 and 7 the faces" in text
     assert "Best epoch: 7 of 7" in text  # of the last plain ones alone
     eased = " ".join(report.read_history(history([0.2, 0.3], [0.2, 0.3]).assign(augmentation=[1, 0.25])))
-    assert "from 100% of the usual ones in the first epoch to 25% in the last" in eased
+    assert "from 100% of the usual ones in the first epoch to 25% in epoch 2" in eased
     assert "usual ones" not in over
 
 

@@ -305,11 +305,18 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_best_model(tmp
 
 
 @pytest.mark.parametrize(
-    "said", ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.", "CUDA out of memory. Tried ..."]
+    "error",
+    [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."),
+        RuntimeError("CUDA out of memory. Tried ..."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+    ids=["TensorFlow and JAX", "PyTorch", "PyTorch on a CPU", "NumPy"],
 )
-def test_a_full_memory_ends_in_a_sentence(tmp_path, monkeypatch, capsys, said):
+def test_a_full_memory_ends_in_a_sentence(tmp_path, monkeypatch, capsys, error):
     def full(*args):
-        raise RuntimeError(said)
+        raise error
 
     monkeypatch.chdir(made_folder(tmp_path))
     monkeypatch.setattr(train, "compiled_model", full)
@@ -335,7 +342,7 @@ def test_a_second_place_to_publish_to_keeps_what_is_there_as_well(tmp_path):
 
 def test_a_run_whose_teachers_answers_are_gone_is_not_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(made_folder(tmp_path))
-    np.save("soft.npy", np.full((56, 7), 1 / 7))
+    np.save("soft.npy", nearly_even(data.load_fer2013("fer2013.csv")["Training"].labels))
     train_until_the_second_stage(monkeypatch, "--epochs", "2", "--teacher", "soft.npy")
     (the_run(tmp_path) / train.SOFT_LABELS).unlink()
     assert "are gone" in refused(capsys, "--resume")
@@ -527,11 +534,16 @@ def made_splits(*names):
     return [dataset[name] for name in names]
 
 
+def nearly_even(labels):
+    """Answers (n, 7) that only just name these labels."""
+    return (0.99 / 7 + 0.01 * data.one_hot(labels)).astype(np.float32)
+
+
 def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_path, monkeypatch):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
     first = finished / "best_model.keras"
-    soft = np.full((56, 7), 1 / 7, np.float32)
+    soft = nearly_even(data.load_fer2013("fer2013.csv")["Training"].labels)
     np.save("even.npy", soft)
     still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", str(first)]
     assert train.main(["--data", "fer2013.csv", *still, "--teacher", str(first), "even.npy"]) == 0
@@ -558,9 +570,9 @@ def test_the_teachers_share_of_the_targets_is_theirs(finished, tmp_path, monkeyp
     sure = keras.saving.load_model(finished / "best_model.keras", compile=False)
     sure.layers[-1].set_weights([100 * weight for weight in sure.layers[-1].get_weights()])
     sure.save("sure.keras")
-    labels = data.one_hot(data.load_fer2013("fer2013.csv")["Training"].labels)
-    np.save("right.npy", labels)
-    np.save("even.npy", np.full_like(labels, 1 / 7))
+    labels = data.load_fer2013("fer2013.csv")["Training"].labels
+    np.save("right.npy", data.one_hot(labels))
+    np.save("even.npy", nearly_even(labels))
     still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", "sure.keras"]
     losses = []
     for teacher, weight in (("right.npy", "0.5"), ("even.npy", "0"), ("even.npy", "0.5"), ("even.npy", "0.9")):
@@ -595,7 +607,11 @@ def test_teachers_are_asked_about_every_batch(finished, tmp_path, monkeypatch):
 def test_a_teacher_answers_only_for_the_part_of_the_faces_that_it_was_trained_without(tmp_path, monkeypatch, capsys):
     folder = made_folder(tmp_path)
     monkeypatch.chdir(folder)
+    Path("best_model.keras").write_bytes(b"the whole data's")
     once = ["--data", "fer2013.csv", "--epochs", "1", "--small-epochs", "0", "--self-taught-epochs", "0"]
+    assert train.main([*once, "--fold", "1", "2"]) == 0
+    assert "Trained on a part of the data" in capsys.readouterr().out
+    assert Path("best_model.keras").read_bytes() == b"the whole data's"
     faces = data.load_fer2013("fer2013.csv")["Training"].faces
     answers, trained_on = np.zeros((len(faces), 7)), []
     for part in (1, 2):
@@ -794,6 +810,8 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
         assert "need --schedule cosine" in refused(capsys, "--data", csv, stage, "2", "--schedule", "plateau")
     (tmp_path / "damaged.keras").write_bytes(b"no model")
     np.save(tmp_path / "short.npy", np.full((5, 7), 1 / 7))
+    labels = data.load_fer2013(csv)["Training"].labels
+    np.save(tmp_path / "other.npy", data.one_hot((labels + 1) % 7))
     assert "no model at" in refused(capsys, "--data", csv, "--start", "nothing.keras")
     assert "must be a .keras file" in refused(capsys, "--data", csv, "--start", "best_model.tflite")
     assert "Add --arch resnet-symm" in refused(capsys, "--data", csv, "--arch", "cnn", "--start", finished / train.BEST)
@@ -815,7 +833,10 @@ def test_what_a_user_can_mend_is_said_before_any_training(finished, tmp_path, mo
     assert "--teacher-weight needs --teacher" in refused(capsys, "--data", csv, "--teacher-weight", "0.7")
     assert "cannot be read" in refused(capsys, "--data", csv, "--teacher", "nothing.npy")
     assert "seven probabilities" in refused(capsys, "--data", csv, "--teacher", "short.npy")
-    assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy"}
+    assert "only 0% of these faces" in refused(capsys, "--data", csv, "--teacher", "other.npy")
+    assert "needs --schedule plateau" in refused(capsys, "--data", csv, "--patience", "3")
+    assert "exclude each other" in refused(capsys, "--data", csv, "--no-augmentation", "--augmentation", "1", "0.3")
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged.keras", "short.npy", "other.npy"}
     assert "is finished" in refused(capsys, "--resume", the_run(finished))
 
 
