@@ -7,12 +7,18 @@ import time
 from pathlib import Path
 
 
-def try_to_write(path: Path) -> None:
-    """Raise `OSError` unless a file can be written there, of which nothing stays; Windows calls any folder writable."""
+def why_not_writable(path: Path) -> str:
+    """Return why no file can be written there and what to do, "" where one can; nothing of the trial stays."""
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} does not exist. Make it, or choose another place for {path.name}."
     existed = path.exists()
-    path.open("ab").close()
+    try:  # to ask is not enough: Windows calls any folder writable
+        path.open("ab").close()
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror}). Choose another place."
     if not existed:
         path.unlink(missing_ok=True)  # of two processes that try at once, one has removed it
+    return ""
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from files import try_to_write
+from files import why_not_writable
 from runs import BEST
 from stages import SMALL_SIZE, first_epochs, is_staged, rounds
 
@@ -252,9 +252,5 @@ def check_output(output: Path, option: str = "--output", suffix: str = ".keras")
     """See before the training, not after it, that its model can be written."""
     if output.suffix != suffix:
         raise OptionsError(f"{option} {output} must end in {suffix}.")
-    if not output.parent.is_dir():
-        raise OptionsError(f"The folder {output.parent} does not exist. Make it, or choose another {option}.")
-    try:
-        try_to_write(output)
-    except OSError as error:
-        raise OptionsError(f"{output} cannot be written ({error.strerror}). Choose another {option}.") from error
+    if why := why_not_writable(output):
+        raise OptionsError(why)

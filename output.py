@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from files import try_to_write, written_whole
+from files import why_not_writable, written_whole
 from video import SILENT_SECONDS, USUAL_FPS, VideoError, unmistakable
 
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -33,12 +33,8 @@ def check_output(path, suffixes) -> None:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise VideoError(f"{path} should end in {' or '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise VideoError(f"The folder {path.parent} does not exist. Create it or choose another place for {path.name}.")
-    try:
-        try_to_write(path)
-    except OSError as error:
-        raise VideoError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
+    if why := why_not_writable(path):
+        raise VideoError(why)
 
 
 def write_picture(path, image: np.ndarray) -> None:
