@@ -331,8 +331,8 @@ def _why_silent(address, opened: bool) -> str:
     device = Path(f"/dev/video{address}")
     if device.exists():
         return (
-            f"Camera {address} ({device}) is busy: close other programs that use it. Or it is not permitted to you "
-            f"(Linux: group video), or the second device of another camera, which sends no pictures. {answer}"
+            f"Camera {address} ({device}) is busy or not permitted to you (group video): close other programs that use "
+            f"it. Or it is the second device of another camera, which sends no pictures. {answer}"
         )
     if not others and sys.platform == "darwin":  # where a camera that is not permitted is none
         answer += " Allow this terminal to use it (System Settings, Privacy & Security, Camera) and start again."

@@ -281,7 +281,7 @@ def test_opencv_5_without_cascades_ends_with_a_sentence():
     code = "import sys, cv2; del cv2.CascadeClassifier; import main; sys.exit(main.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--source", "demo", "--no-window"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 2 and 'Run: pip install "opencv-python<5"' in done.stderr
+    assert done.returncode == 2 and f'Run: {sys.executable} -m pip install "opencv-python<5"' in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
