@@ -68,7 +68,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument("--learning-rate", type=amount, help=f"the highest (default: {default_of('learning_rate')})")
     training.add_argument(
         "--schedule", choices=("cosine", "plateau"), default="cosine",
-        help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands, stop early",
+        help="cosine: warm up, then fall to nothing; plateau: halve where the validation loss stands still, stop early",
     )  # fmt: skip
     training.add_argument("--patience", type=count, default=10, help="plateau: epochs without better loss to stop")
     training.add_argument(
@@ -78,7 +78,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     training.add_argument(
         "--small-epochs", type=number(0, kind=int), metavar="EPOCHS",
         help=f"train the first epochs on faces of {SMALL_SIZE} pixels, which takes about 0.7 of the time "
-        "(default: two thirds of those before the self-taught and plain ones for resnets on the cosine; cnn cannot)",
+        "(default: two thirds of those before the self-taught and plain ones for resnets on the cosine, 0 with "
+        "--start; cnn cannot)",
     )  # fmt: skip
     training.add_argument(
         "--self-taught-epochs", type=number(0, kind=int), metavar="EPOCHS",

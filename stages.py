@@ -41,7 +41,7 @@ def choose_stages(args) -> None:
     if args.self_taught_epochs is None:  # with the plain ones, two thirds of all
         args.self_taught_epochs = max(args.epochs * 2 // 3 - ROUNDS * args.plain_epochs, 0) if alone else 0
     if args.small_epochs is None:
-        args.small_epochs = max(first_epochs(args), 0) * 2 // 3 if staged else 0
+        args.small_epochs = max(first_epochs(args), 0) * 2 // 3 if staged and not args.start else 0
 
 
 def first_epochs(args) -> int:

@@ -545,9 +545,10 @@ def test_a_training_starts_from_a_model_and_learns_from_teachers(finished, tmp_p
     first = finished / "best_model.keras"
     soft = nearly_even(data.load_fer2013("fer2013.csv")["Training"].labels)
     np.save("even.npy", soft)
-    still = ["--epochs", "1", "--small-epochs", "0", "--learning-rate", "1e-9", "--start", str(first)]
+    still = ["--epochs", "2", "--learning-rate", "1e-9", "--start", str(first)]
     assert train.main(["--data", "fer2013.csv", *still, "--teacher", str(first), "even.npy"]) == 0
     run = the_run(folder)
+    assert list(pd.read_csv(run / "history.csv")["face_pixels"]) == [48, 48]  # it has learnt from small ones before
     faces = data.load_fer2013("fer2013.csv")["Training"].faces
     classifier = load_classifier(first)
     answers = (classifier.probabilities(faces) + classifier.probabilities(faces[:, :, ::-1])) / 2
