@@ -26,7 +26,7 @@ from model import EMOTIONS, IMAGE_SIZE
 
 TRAINING, PUBLIC_TEST, PRIVATE_TEST = SPLITS = ("Training", "PublicTest", "PrivateTest")
 PIXELS = IMAGE_SIZE * IMAGE_SIZE
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")  # as video.py's
 VALIDATION_SHARE = 0.1  # of the training part, where the data has no validation part
 VALIDATION_SEED = 2013
 # Folder names as they occur, lower case. Labels come from these names and never from their order: sorted by name,
@@ -214,12 +214,14 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             for chunk in pd.read_csv(
                 stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
-                encoding="utf-8-sig",
+                encoding="utf-8-sig", skip_blank_lines=False,
             ):  # fmt: skip
                 chunk.columns = [name.strip().lower() for name in chunk.columns]
                 usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
                 for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
                     row += 1
+                    if not (emotion or pixels or name):
+                        continue
                     face, label, fault = _parse_row(emotion.strip(), pixels, name.strip())
                     if fault:
                         faults.add(f"row {row}", fault)
@@ -291,7 +293,10 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
 
 def _decode(content: bytes) -> np.ndarray | None:
     """Return an encoded image of any size and colour as uint8 (48, 48, 1), or None where it is none."""
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
+    except cv2.error:  # it claims to be larger than OpenCV takes
+        return None
     if image is None:
         return None
     if image.shape != (IMAGE_SIZE, IMAGE_SIZE):

@@ -95,9 +95,9 @@ def _distribute_jax(keras, several: bool) -> Share:
 
 def part(share: Share) -> None:
     """Part with the other processes after the training: what follows is done on one device, by process 0 alone."""
-    if import_keras().backend.backend() == "jax":
+    keras = import_keras()
+    if keras.backend.backend() == "jax":
         import jax
-        import keras
 
         keras.distribution.set_distribution(None)
         if share.processes > 1:

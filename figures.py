@@ -4,7 +4,6 @@ Drawn with matplotlib's Figure, not pyplot: no window system is needed and nothi
 """
 
 from dataclasses import fields
-from functools import wraps
 from pathlib import Path
 
 import matplotlib
@@ -32,17 +31,7 @@ STYLE = {
     "legend.fontsize": 9,
     "figure.facecolor": "white",
 }
-
-
-def styled(draw):
-    """Make a drawing function use the one style, and leave matplotlib's settings as they were."""
-
-    @wraps(draw)
-    def drawing(*args, **kwargs):
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawing
+styled = matplotlib.rc_context(STYLE)  # decorates what draws: matplotlib's settings stay as they were
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1, **kwargs):

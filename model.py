@@ -390,9 +390,10 @@ def load_classifier(path=BEST_MODEL) -> Classifier:
             f"{path} cannot be loaded ({first_line(error)}). Train a new one with: python train.py"
         ) from error
     expected = ((None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS)))
-    if (model.input_shape, model.output_shape) != expected:
+    found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
+    if found != expected:
         raise ModelError(
-            f"{path} takes {model.input_shape} to {model.output_shape}; this program needs a network from "
+            f"{path} takes {found[0]} to {found[1]}; this program needs a network from "
             f"{expected[0]} to {expected[1]}, as train.py makes it."
         )
     return keras_classifier(model, description)
@@ -450,23 +451,14 @@ def _refuse_unsafe(path: Path) -> None:
             f"{path} is not a .keras file. Other formats (.h5, pickles) can run code when they are opened and are "
             "refused; make a model with: python train.py --data PATH"
         )
+    parts = []  # every dict of the configuration
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
+            json.loads(archive.read("config.json"), object_hook=parts.append)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is damaged ({error}). Train a new one with: python train.py") from error
-    for part in _walk(config):
+    for part in parts:
         module = part.get("module")
         custom = module is not None and not (module == "builtins" or module.split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):
             raise ModelError(f"{path} carries code ({part.get('class_name')}) and is refused: built-in layers only.")
-
-
-def _walk(config):
-    """Yield every dict inside a nested configuration."""
-    if isinstance(config, dict):
-        yield config
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from _walk(value)

@@ -43,6 +43,8 @@ def note_steps(run: Path, models: list) -> None:
 
     steps = []
     for path in models:
+        if path.suffix == ".npy":  # what a `.json` of its name says is not about it
+            continue
         steps += [step for step in read_description(description_path(path)).get("steps", []) if step not in steps]
     write_json(run / STEPS, steps)
 

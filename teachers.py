@@ -81,8 +81,8 @@ def load_teacher(path: Path, mixed_precision: bool):
 def load_soft_labels(path: Path, labels):
     """Return a teacher's answers, (n, 7), from a .npy file: to the training faces, whose labels (n,) they follow."""
     try:
-        answers = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
+        answers = np.asarray(np.load(path), np.float32)
+    except (OSError, TypeError, ValueError, EOFError) as error:  # an .npz, and text, are no array of numbers
         raise TeacherError(f"--teacher {path} cannot be read ({error}).") from error
     if answers.shape != (len(labels), 7) or not np.allclose(answers.sum(axis=1), 1, atol=0.01):
         raise TeacherError(f"--teacher {path} does not hold seven probabilities for each of the {len(labels):,} faces.")

@@ -307,8 +307,6 @@ def fit(run: Path, args, state: dict, start, teachers, training, validation, sha
                 verbose=0,  # the callbacks say it
             )
         state = read_state(run)  # what follows goes on as a resumed run does
-        if state["stopped"]:
-            break
 
 
 def stage_batches(run: Path, args, training, teachers: list, first_epoch: int, steps: int):

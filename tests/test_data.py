@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +125,13 @@ def test_a_folder_of_faces_that_is_left_out_is_named(tmp_path):
     ]
 
 
-def test_images_of_any_size_and_colour_become_48_gray(tmp_path):
+@pytest.mark.parametrize("suffix", data.IMAGE_SUFFIXES)
+def test_images_of_any_size_and_colour_become_48_gray(tmp_path, suffix):
     write_folders(tmp_path, ROWS)
     image = np.full((96, 80, 3), 90, np.uint8)
     image[:48] = 200
-    cv2.imwrite(str(tmp_path / "train" / "sad" / "big.jpg"), image)
+    written = cv2.imencode(".jpg" if suffix in (".jfif", ".avif") else suffix, image)[1]  # not all builds write .avif
+    (tmp_path / "train" / "sad" / f"big{suffix}").write_bytes(written.tobytes())
     sad = load_fer2013(tmp_path)["Training"]
     face = next(face for face in sad.faces if face[0, 0, 0] > 195 and face[-1, -1, 0] < 95 and np.ptp(face[0]) < 5)
     assert abs(int(face[5].mean()) - 200) < 3
@@ -159,6 +162,16 @@ def replace_cell(column, value, row=3):
 
 def pixels(first="0", count=2304):
     return " ".join([first] + ["0"] * (count - 1))
+
+
+# The header of a bitmap 50,000 pixels wide and high, and nothing more.
+GIANT = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+def blank_lines(tmp):
+    path = replace_cell(0, "7")(tmp)
+    path.write_text(path.read_text().replace("\n", "\n\n\n", 1))
+    return path
 
 
 def with_file(name, content=b"no image", make=lambda tmp: write_folders(tmp, ROWS)):
@@ -203,11 +216,13 @@ DAMAGES = {
     "too few": (replace_cell(1, pixels(count=2303)), "row 3: 2303 pixels instead of 2304"),
     "no pixels": (replace_cell(1, ""), "row 3"),
     "label 7": (replace_cell(0, "7"), "row 3: emotion is '7'"),
+    "blank lines": (blank_lines, "row 5: emotion is '7'"),
     "label nothing": (replace_cell(0, ""), "row 3: emotion is ''"),
     "usage": (replace_cell(2, "Test"), "row 3: Usage is 'Test'"),
     "row short": (replace_cell(slice(1, None), []), "row 3"),
     "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 2 faults in all"),
     "broken image": (with_file("train/happy/a.png"), "image train/happy/a.png: cannot be decoded"),
+    "giant image": (with_file("train/happy/a.bmp", GIANT), "image train/happy/a.bmp: cannot be decoded"),
     "empty image": (with_file("train/happy/a.jpg", b""), "image train/happy/a.jpg: cannot be decoded"),
     "unknown emotion": (with_file("train/contempt/a.png"), "train/contempt is none of the seven emotions"),
     "no training": (lambda tmp: write_csv(tmp / "a.csv", make_rows((0, 2, 2))), "has no training faces"),

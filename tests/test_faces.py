@@ -327,3 +327,37 @@ def test_the_tilt_is_that_of_the_line_through_the_eyes_within_a_limit(eyes, tilt
             return [(x, y, 20, 20) for x, y in eyes], [9, 9]
 
     assert find_tilt(Eyes(), np.zeros((200, 200), np.uint8), (0, 0, 200, 200)) == pytest.approx(tilt, abs=0.1)
+
+
+class Seeing:
+    """A cascade that sees one face in every picture, with so many windows around it when it looks closer."""
+
+    def __init__(self, windows):
+        self.windows = windows
+
+    def detectMultiScale2(self, image, *args, **sizes):  # OpenCV's name
+        side = 56 if sizes else 60
+        x, y = (image.shape[1] - side) // 2, (image.shape[0] - side) // 2
+        return np.array([(x, y, side, side)]), np.array([self.windows if sizes else 99])
+
+
+@pytest.mark.parametrize("windows, contrast, found", [(24, 60, 0), (26, 60, 1), (26, 10, 0), (61, 10, 1)])
+def test_a_candidate_is_a_face_only_where_enough_windows_agree(windows, contrast, found):
+    gray = np.full((240, 320), 100, np.uint8)
+    gray[:, ::2] += contrast  # its standard deviation is half of that
+    assert len(find_faces(Seeing(windows), gray)) == len(Tracker(Seeing(windows)).update(gray, 0.0)) == found
+
+
+def test_the_whole_frame_is_searched_every_second_and_a_half_only(cascade, demo):
+    class Counting:
+        searches = 0
+
+        def detectMultiScale2(self, image, *args, **sizes):
+            self.searches += not sizes
+            return cascade.detectMultiScale2(image, *args, **sizes)
+
+    counting = Counting()
+    tracker = Tracker(counting)
+    for i, image in enumerate(demo[:60]):
+        assert len(tracker.update(to_gray(image), i / 30)) == 1
+    assert counting.searches == 2
