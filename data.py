@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from files import PICTURE_SUFFIXES
 from model import EMOTIONS, IMAGE_SIZE
 
 TRAINING, PUBLIC_TEST, PRIVATE_TEST = SPLITS = ("Training", "PublicTest", "PrivateTest")
 PIXELS = IMAGE_SIZE * IMAGE_SIZE
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")  # as video.py's
 VALIDATION_SHARE = 0.1  # of the training part, where the data has no validation part
 VALIDATION_SEED = 2013
 # Folder names as they occur, lower case. Labels come from these names and never from their order: sorted by name,
@@ -275,7 +275,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                     f"({', '.join(EMOTIONS)}). Rename or remove it."
                 )
             for file in _children(folder):
-                if not file.name.lower().endswith(IMAGE_SUFFIXES):
+                if not file.name.lower().endswith(PICTURE_SUFFIXES):
                     continue
                 face = _decode(file.read_bytes())
                 if face is None:

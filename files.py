@@ -1,10 +1,12 @@
-"""Files that are whole or not there, whatever stops the program."""
+"""Files: which of them are pictures, and how to write them so that they are whole or not there."""
 
 import contextlib
 import os
 import shutil
 import time
 from pathlib import Path
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 
 
 def why_not_writable(path: Path) -> str:

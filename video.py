@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
+from files import PICTURE_SUFFIXES
+
 DEMO_FACES = Path(__file__).resolve().parent / "demo" / "average_faces.png"
 CAMERAS = 5  # camera numbers that are tried when one is looked for
 USUAL_FPS = 30.0  # where neither source nor file says its rate

@@ -16,6 +16,7 @@ from made_data import SPLITS, make_rows, write_csv, write_folders, zip_up
 
 import data
 from data import Augmentation, DataError, augment, load_fer2013, make_batches
+from files import PICTURE_SUFFIXES
 from model import EMOTIONS
 
 ROWS = make_rows()
@@ -125,7 +126,7 @@ def test_a_folder_of_faces_that_is_left_out_is_named(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("suffix", data.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
 def test_images_of_any_size_and_colour_become_48_gray(tmp_path, suffix):
     write_folders(tmp_path, ROWS)
     image = np.full((96, 80, 3), 90, np.uint8)
