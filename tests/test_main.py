@@ -155,16 +155,15 @@ def test_a_face_in_the_dark_is_found(run, tmp_path, picture, demo):
     "source, option, mirrored", [("0", [], True), ("0", ["--no-mirror"], False), ("rtsp://camera/live", [], False)]
 )
 def test_a_camera_is_mirrored_unless_told_otherwise_and_a_stream_is_not(
-    run, cameras, tmp_path, source, option, mirrored
+    run, install, cameras, tmp_path, source, option, mirrored
 ):
     images = [np.uint8(image // 16) for image in noise(40, 120, 160)]
     for image in images:
         image[:, :80] += 200  # the left half is light
     cameras(images, seconds_a_frame=0.02)
     window = scripted_window([""] * 20 + ["q"])
-    with pytest.MonkeyPatch.context() as patch:
-        install(patch, window)
-        run("--source", source, "--output", tmp_path / "x.mp4", *option)
+    install(window)
+    run("--source", source, "--output", tmp_path / "x.mp4", *option)
     image = read_video(tmp_path / "x.mp4")[0][0]
     assert (image[:, 80:].mean() > image[:, :80].mean()) == mirrored
 
@@ -338,7 +337,19 @@ def scripted_window(keys):
     return ScriptedWindow
 
 
-def install(monkeypatch, window):
+@pytest.fixture(scope="module")
+def ready(network):
+    """A loader that has already loaded: no picture of that is shown, and no camera's goes by meanwhile."""
+    loader = main.Loader(network)
+    loader.run()
+    loader.start = lambda: None
+    return loader
+
+
+@pytest.fixture
+def install(ready, monkeypatch):
+    """Call with a class to open in the place of output.Window; its keys fall on known frames."""
+
     class Probe:
         def answer(self):
             return ""
@@ -346,30 +357,25 @@ def install(monkeypatch, window):
         def close(self):
             pass
 
-    class Instant(main.Loader):  # no picture of the loading, and no camera meanwhile: keys fall on known frames
-        def __init__(self, path):
-            super().__init__(path)
-            self.run()
+    def call(window):
+        monkeypatch.setattr(main, "Loader", lambda path: ready)
+        monkeypatch.setattr(output, "DisplayProbe", Probe)
+        monkeypatch.setattr(output, "Window", window)
 
-        def start(self):
-            pass
-
-    monkeypatch.setattr(main, "Loader", Instant)
-    monkeypatch.setattr(output, "DisplayProbe", Probe)
-    monkeypatch.setattr(output, "Window", window)
+    return call
 
 
 @pytest.mark.parametrize("key", ["q", "\x1b", "X"])
-def test_the_window_ends_the_program(run, monkeypatch, key):
+def test_the_window_ends_the_program(run, install, key):
     window = scripted_window([""] * 3 + [key])
-    install(monkeypatch, window)
+    install(window)
     status, out, _ = run("--source", "demo")
     assert status == 0 and len(window.shown) == 4 and out.startswith("4 frames")
 
 
-def test_space_holds_the_picture_and_goes_on_where_it_was(run, monkeypatch, tmp_path):
+def test_space_holds_the_picture_and_goes_on_where_it_was(run, install, tmp_path):
     window = scripted_window(["", "", " ", "", "", "", " ", "", "q"])
-    install(monkeypatch, window)
+    install(window)
     _, out, _ = run("--source", "demo", "--log", tmp_path / "x.csv")
     assert out.startswith("5 frames")  # of nine pictures shown
     assert list(pd.read_csv(tmp_path / "x.csv")["frame"]) == [0, 1, 2, 3, 4]
@@ -377,10 +383,10 @@ def test_space_holds_the_picture_and_goes_on_where_it_was(run, monkeypatch, tmp_
     assert not np.array_equal(window.shown[2], window.shown[3])  # it says that it is paused
 
 
-def test_p_m_and_h_switch_bars_mirror_and_help(run, monkeypatch, tmp_path, picture, demo):
+def test_p_m_and_h_switch_bars_mirror_and_help(run, install, tmp_path, picture, demo):
     cv2.imwrite(str(picture), demo[30])  # the face is right of the middle
     window = scripted_window(["h", "h", "p", "p", "m", "m", "q"])
-    install(monkeypatch, window)
+    install(window)
     _, out, _ = run("--source", picture, "--log", tmp_path / "x.csv")
     plain, with_help, without, bars, no_bars, mirrored, back = window.shown  # a picture answers the key before it
     assert (plain != with_help).any(axis=2).mean() > 0.05 and (bars != plain).any(axis=2).mean() > 0.02
@@ -393,33 +399,33 @@ def test_p_m_and_h_switch_bars_mirror_and_help(run, monkeypatch, tmp_path, pictu
     assert out.startswith("1 frame\n") and len(pd.read_csv(tmp_path / "x.csv")) == 1  # and it was counted once
 
 
-def test_keys_work_on_a_paused_frame(run, monkeypatch, tmp_path, demo):
+def test_keys_work_on_a_paused_frame(run, install, tmp_path, demo):
     window = scripted_window([" ", "m", "p", "q"])
-    install(monkeypatch, window)
+    install(window)
     run("--source", write_video(tmp_path / "x.mp4", demo[30:40]))
     _, paused, mirrored, bars = (image[:400].astype(int) for image in window.shown)
     assert np.abs(paused[:, ::-1] - mirrored).mean() < 0.5 * np.abs(paused - mirrored).mean()
     assert (mirrored != bars).any(axis=2).mean() > 0.02
 
 
-def test_a_key_does_not_skip_a_picture(run, monkeypatch, tmp_path, demo):
+def test_a_key_does_not_skip_a_picture(run, install, tmp_path, demo):
     for i in (0, 1):
         cv2.imwrite(str(tmp_path / f"{i}.png"), demo[50 * i])
     window = scripted_window(["h", "h"] + [""] * 12 + ["q"])
-    install(monkeypatch, window)
+    install(window)
     run("--source", tmp_path)
     first, _, *others = window.shown
     same = [np.array_equal(first, image) for image in others]
     assert same == sorted(same, reverse=True) and 3 < sum(same) < len(same)  # it has its second
 
 
-def test_s_saves_what_is_shown(run, monkeypatch, tmp_path):
+def test_s_saves_what_is_shown(run, install, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "snapshot-1.png")  # twice within a second
     monkeypatch.setattr(overlay, "draw_status", lambda image, text: None)
     monkeypatch.setattr(main, "SAVED_SECONDS", 60)
     window = scripted_window(["", "s", "", "s", "q"])
-    install(monkeypatch, window)
+    install(window)
     _, out, _ = run("--source", "demo")
     whole, free = slice(None), slice(400)  # later frames say below that one was saved, for a while
     for name, shown, rows in (("snapshot-1.png", window.shown[1], whole), ("snapshot-1_.png", window.shown[3], free)):
@@ -429,27 +435,27 @@ def test_s_saves_what_is_shown(run, monkeypatch, tmp_path):
     assert (saved[400:] != window.shown[3][400:]).any(axis=2).mean() > 0.2
 
 
-def test_the_frame_rate_is_shown_and_not_recorded(run, monkeypatch, tmp_path):
+def test_the_frame_rate_is_shown_and_not_recorded(run, install, monkeypatch, tmp_path):
     monkeypatch.setattr(overlay, "draw_status", lambda image, text: image[:60, :60].fill(255))
     window = scripted_window([""] * 5 + ["q"])
-    install(monkeypatch, window)
+    install(window)
     run("--source", "demo", "--output", tmp_path / "x.mp4")
     assert window.shown[-1][:60, :60].min() == 255
     assert max(image[:60, :60].max() for image in read_video(tmp_path / "x.mp4")[0]) < 200
 
 
-def test_a_pause_does_not_count_as_slowness(run, monkeypatch, tmp_path, demo):
+def test_a_pause_does_not_count_as_slowness(run, install, monkeypatch, tmp_path, demo):
     rates = []
     monkeypatch.setattr(overlay, "draw_status", lambda image, text: rates.append(int(text.removesuffix(" fps"))))
-    install(monkeypatch, scripted_window([""] * 20 + [" "] + [""] * 100 + [" "] + [""] * 20))  # three seconds
+    install(scripted_window([""] * 20 + [" "] + [""] * 100 + [" "] + [""] * 20))  # three seconds
     _, out, _ = run("--source", write_video(tmp_path / "a.mp4", demo[:40]))
     assert min(rates) >= 10  # of 30; with the pause it would be 5
     assert float(re.search(r"40 frames, ([\d.]+) frames a second", out)[1]) > 12  # with the pause it would be 9
 
 
-def test_m_leaves_every_face_its_id(run, monkeypatch, tmp_path, demo):
+def test_m_leaves_every_face_its_id(run, install, tmp_path, demo):
     images = [np.hstack([demo[9], np.full_like(demo[9][:, :400], 90)])] * 40  # left of the middle
-    install(monkeypatch, scripted_window([""] * 20 + ["m"] + [""] * 19))
+    install(scripted_window([""] * 20 + ["m"] + [""] * 19))
     run("--source", write_video(tmp_path / "a.mp4", images), "--log", tmp_path / "x.csv")
     table = pd.read_csv(tmp_path / "x.csv")
     assert list(table["frame"]) == list(range(40)) and set(table["face"]) == {1}
@@ -457,26 +463,26 @@ def test_m_leaves_every_face_its_id(run, monkeypatch, tmp_path, demo):
     assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=3) and after > before + 200
 
 
-def test_a_pause_takes_nothing_from_the_recording_of_a_film(run, monkeypatch, tmp_path):
+def test_a_pause_takes_nothing_from_the_recording_of_a_film(run, install, monkeypatch, tmp_path):
     class Sparse(video.Demo):
         def __iter__(self):
             yield self.frame(0)
             yield self.frame(60)
 
     monkeypatch.setattr(video, "Demo", Sparse)
-    install(monkeypatch, scripted_window([" ", " "] + [""] * 200))
+    install(scripted_window([" ", " "] + [""] * 200))
     run("--source", "demo", "--output", tmp_path / "x.mp4")
     assert len(read_video(tmp_path / "x.mp4")[0]) == 61
 
 
-def test_a_picture_stays_in_the_window_until_it_is_closed(run, monkeypatch, picture):
+def test_a_picture_stays_in_the_window_until_it_is_closed(run, install, picture):
     window = scripted_window([""] * 6 + ["q"])
-    install(monkeypatch, window)
+    install(window)
     status, out, _ = run("--source", picture)
     assert status == 0 and len(window.waits) == 7 and out.startswith("1 frame\n")
 
 
-def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
+def test_a_file_plays_at_its_own_pace_in_the_window(run, install, monkeypatch, film):
     class Slow(scripted_window([""] * 100)):
         def show(self, image):
             super().show(image)
@@ -484,7 +490,7 @@ def test_a_file_plays_at_its_own_pace_in_the_window(run, monkeypatch, film):
             time.sleep(0.02)  # as a large picture does
 
     stamps = []
-    install(monkeypatch, Slow)
+    install(Slow)
     monkeypatch.setattr(faces.Tracker, "update", lambda *_: [])  # which a busy machine may take too long for
     run("--source", film)
     assert len(stamps) == 30
@@ -497,10 +503,10 @@ class SlowLoader(main.Loader):
         super().run()
 
 
-def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
+def test_the_camera_is_shown_while_the_network_loads(run, install, monkeypatch, cameras):
     cameras(noise(200, 240, 320) * 10, seconds_a_frame=0.005)
     window = scripted_window([""] * 200 + ["q"])
-    install(monkeypatch, window)
+    install(window)
     monkeypatch.setattr(main, "Loader", SlowLoader)
     status, _, _ = run("--source", "0")
     assert status == 0
@@ -509,11 +515,11 @@ def test_the_camera_is_shown_while_the_network_loads(run, monkeypatch, cameras):
     assert len({shown.tobytes() for shown in window.shown[:5]}) == 5  # moving pictures
 
 
-def test_a_snapshot_while_the_network_loads_is_of_the_picture(run, monkeypatch, cameras, tmp_path):
+def test_a_snapshot_while_the_network_loads_is_of_the_picture(run, install, monkeypatch, cameras, tmp_path):
     monkeypatch.chdir(tmp_path)
     images = noise(200, 240, 320)
     cameras(images, seconds_a_frame=0.005)
-    install(monkeypatch, scripted_window(["", "s", "", "q"]))
+    install(scripted_window(["", "s", "", "q"]))
     monkeypatch.setattr(main, "Loader", SlowLoader)
     run("--source", "0", "--no-mirror")
     (snapshot,) = tmp_path.glob("*.png")
@@ -533,19 +539,19 @@ def test_a_face_that_is_gone_is_not_classified(run, monkeypatch, tmp_path, demo)
     assert len(table.loc[table["frame"] >= 9, list(EMOTIONS)].drop_duplicates()) == 1
 
 
-def test_a_wrong_time_stamp_does_not_hold_the_picture(run, monkeypatch):
+def test_a_wrong_time_stamp_does_not_hold_the_picture(run, install, monkeypatch):
     frame = video.Demo.frame
 
     def late(self, index):
         return replace(frame(self, index), time_seconds=index / 30 + (9999 if index > 3 else 0))
 
     monkeypatch.setattr(video.Demo, "frame", late)
-    install(monkeypatch, scripted_window([""] * 8 + ["q"]))
+    install(scripted_window([""] * 8 + ["q"]))
     assert run("--source", "demo")[1].startswith("9 frames")
 
 
-def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, monkeypatch):
-    install(monkeypatch, scripted_window([" "] + [""] * 50 + [" "] + [""] * 20 + ["q"]))
+def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, install, monkeypatch):
+    install(scripted_window([" "] + [""] * 50 + [" "] + [""] * 20 + ["q"]))
     monkeypatch.setattr(main, "Loader", SlowLoader)
     _, out, _ = run("--source", "demo")
     assert float(re.search(r"([\d.]+) frames a second", out)[1]) < 40
@@ -554,19 +560,10 @@ def test_a_pause_that_begins_while_the_network_loads_is_no_speed(run, monkeypatc
 # ---- Faults of a camera
 
 
-def load_before(monkeypatch, network):
-    """Have the network ready before a camera begins whose pictures are few."""
-    loader = main.Loader(network)
-    loader.run()
-    monkeypatch.setattr(loader, "start", lambda: None)
-    monkeypatch.setattr(main, "Loader", lambda path: loader)
-
-
-def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, monkeypatch, cameras, tmp_path, demo, network):
+def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, install, monkeypatch, cameras, tmp_path, demo):
     monkeypatch.setattr(video, "FIRST_WAIT_SECONDS", 0.3)
     cameras(demo[:20], (demo[20:80] + demo[80:20:-1]) * 2, seconds_a_frame=0.02)
-    install(monkeypatch, scripted_window([""] * 45 + ["q"]))
-    load_before(monkeypatch, network)
+    install(scripted_window([""] * 45 + ["q"]))
     status, _, _ = run("--source", "0", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
     assert status == 0
     table = pd.read_csv(tmp_path / "x.csv")
@@ -579,10 +576,9 @@ def test_a_reconnected_camera_goes_on_in_the_same_outputs(run, monkeypatch, came
     assert any(image[-10:].mean() < 60 for image in images)  # the message is on the picture
 
 
-def test_a_pause_is_left_out_of_a_camera_s_recording(run, monkeypatch, cameras, tmp_path, demo, network):
+def test_a_pause_is_left_out_of_a_camera_s_recording(run, install, cameras, tmp_path, demo):
     cameras(demo * 3, seconds_a_frame=0.02)
-    install(monkeypatch, scripted_window([""] * 20 + [" "] + [""] * 40 + [" "] + [""] * 20 + ["q"]))
-    load_before(monkeypatch, network)
+    install(scripted_window([""] * 20 + [" "] + [""] * 40 + [" "] + [""] * 20 + ["q"]))
     run("--source", "0", "--log", tmp_path / "x.csv", "--output", tmp_path / "x.mp4")
     times = pd.read_csv(tmp_path / "x.csv")["time_seconds"].to_numpy()
     pause = np.diff(times).max()
@@ -652,17 +648,17 @@ def test_level_eyes_on_request(run, tmp_path, monkeypatch, demo):
 # ---- --check
 
 
-def test_check_says_what_is_well(run, cameras, monkeypatch):
+def test_check_says_what_is_well(run, cameras, install):
     cameras(None, noise(50, 120, 160))
-    install(monkeypatch, scripted_window([]))
+    install(scripted_window([]))
     status, out, _ = run("--check")
     assert status == 0 and "FAIL" not in out and "All is well." in out
     assert "1: 160x120, " in out and "finds the demo's face" in out
 
 
-def test_check_says_how_to_mend_what_is_not(run, cameras, monkeypatch, tmp_path):
+def test_check_says_how_to_mend_what_is_not(run, install, cameras, tmp_path):
     cameras()
-    install(monkeypatch, scripted_window([]))
+    install(scripted_window([]))
     status, out, _ = run("--check", "--cascade", tmp_path / "none.xml", model=tmp_path / "none.keras")
     assert status == 2
     failures = [line for line in out.splitlines() if line.startswith("FAIL")]
@@ -683,7 +679,7 @@ def hide_package(monkeypatch, hidden):
     monkeypatch.setattr(importlib.metadata, "version", version_of_others)
 
 
-def test_check_takes_any_package_of_opencv_and_tensorflow(run, cameras, monkeypatch, tmp_path):
+def test_check_takes_any_package_of_opencv_and_tensorflow(run, install, cameras, monkeypatch, tmp_path):
     for name in ("opencv-python", "tensorflow"):
         hide_package(monkeypatch, name)
     (tmp_path / "tensorflow_cpu-2.20.0.dist-info").mkdir()
@@ -691,15 +687,15 @@ def test_check_takes_any_package_of_opencv_and_tensorflow(run, cameras, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"tensorflow": ["tensorflow-cpu"]})
     cameras(None, noise(50, 120, 160))
-    install(monkeypatch, scripted_window([]))
+    install(scripted_window([]))
     status, out, _ = run("--check")
     assert status == 0 and f"opencv-python {cv2.__version__}" in out and "tensorflow 2.20.0" in out
 
 
-def test_check_wants_tensorflow_only_where_it_is_used(run, cameras, monkeypatch, tmp_path):
+def test_check_wants_tensorflow_only_where_it_is_used(run, install, cameras, monkeypatch, tmp_path):
     def packages(**options):
         cameras(None, noise(50, 120, 160))
-        install(monkeypatch, scripted_window([]))
+        install(scripted_window([]))
         _, out, _ = run("--check", **options)
         return next(line for line in out.splitlines() if " packages " in line)
 
