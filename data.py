@@ -1,6 +1,7 @@
 """FER-2013 on disk -> checked arrays -> augmented batches.
 
-`load_fer2013` reads every layout the data set is handed out in; `make_batches` shuffles, batches and augments.
+`load_fer2013` reads every layout in which the data set is distributed; `make_batches` is the one way from the arrays to
+the network: shuffle, augment, mixup, teacher, resize, camera noise.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from files import PICTURE_SUFFIXES
-from model import EMOTIONS, IMAGE_SIZE
+from common.files import IMAGE_SUFFIXES
+from model import EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError
 
 TRAINING, PUBLIC_TEST, PRIVATE_TEST = SPLITS = ("Training", "PublicTest", "PrivateTest")
 PIXELS = IMAGE_SIZE * IMAGE_SIZE
-VALIDATION_SHARE = 0.1  # of the training part, where the data has no validation part
+VALIDATION_SHARE = 0.1  # of Training, if the data has no validation split
 VALIDATION_SEED = 2013
 # Folder names as they occur, lower case. Labels come from these names and never from their order: sorted by name,
 # neutral, sad and surprise would trade places.
@@ -40,31 +41,47 @@ SPLIT_FOLDERS = {
     **{"validation": PUBLIC_TEST, "valid": PUBLIC_TEST, "val": PUBLIC_TEST},
     **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
 }  # beside a folder for validation, "test" is PRIVATE_TEST
-MOST_BLUR = 2.5  # standard deviation in pixels of 48, of a filmed face's blur
-MOST_NOISE = 20.0  # and of its noise, in gray levels
+VOTES_FILE = "fer2013new.csv"
+# FER+'s columns in its own order: ten people's votes, the last three for none of the seven emotions.
+VOTE_COLUMNS = (
+    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",
+)  # fmt: skip
+VOTE_ORDER = [4, 5, 6, 1, 3, 2, 0]  # the columns of Kaggle's codes 0..6
+MIN_VOTE_AGREEMENT = 0.4  # with FER-2013's labels; 0.65 in the original order, 0.2 in any other
+MAX_BLUR = 2.5  # standard deviation of a camera's blur, in pixels of 48
+MAX_NOISE = 20.0  # standard deviation of its noise, in gray levels
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used; the message names the file, the row or image, and what is wrong."""
 
 
 @dataclass
 class Split:
-    """Faces uint8 (n, 48, 48, 1), 0..255, and their labels uint8 (n,), Kaggle's codes 0..6."""
+    """Faces uint8 (n, 48, 48, 1), 0..255, their labels uint8 (n,), Kaggle's codes 0..6, and FER+'s votes uint8 (n, 10).
+
+    The votes are in the order of `VOTE_COLUMNS`; None if they are not at hand.
+    """
 
     faces: np.ndarray
     labels: np.ndarray
+    votes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows) -> "Split":
-        return Split(self.faces[rows], self.labels[rows])
+        return Split(self.faces[rows], self.labels[rows], None if self.votes is None else self.votes[rows])
+
+    def targets(self) -> np.ndarray:
+        """Return what a network learns: the labels one-hot, float32 (n, 7), or with votes both, (n, 2, 7)."""
+        labels = one_hot(self.labels)
+        return labels if self.votes is None else np.stack([labels, vote_targets(self.votes)], axis=1)
 
 
 @dataclass
 class Dataset:
-    """The splits by name ("PrivateTest" may be absent) and what was noticed while reading, a sentence each."""
+    """The splits by name ("PrivateTest" may be absent) and notes from reading, a sentence each."""
 
     source: str
     splits: dict[str, Split]
@@ -84,21 +101,24 @@ class Dataset:
         return "\n".join([self.source, self.counts().to_string(), *self.notes])
 
     def sha256(self) -> str:
-        """Return the hash of all faces and labels, by which a run says what it was trained on."""
+        """Return the hash of all faces, labels and votes, which identifies the data of a run."""
         digest = hashlib.sha256()
         for name, split in self.splits.items():
             digest.update(name.encode() + split.labels.tobytes())
             digest.update(np.ascontiguousarray(split.faces))
+            if split.votes is not None:
+                digest.update(np.ascontiguousarray(split.votes))
         return digest.hexdigest()
 
 
-def load_fer2013(path) -> Dataset:
+def load_fer2013(path, votes=None) -> Dataset:
     """Read FER-2013 from a CSV file (also .gz), a folder, or a .zip of either, and check every face of it.
 
     Understood by content: `fer2013.csv` (emotion, pixels, Usage, in any order), the competition's `train.csv`
     (emotion, pixels), image folders `train/<emotion>/` and `test/<emotion>/`, and a folder or archive that holds
     one of these, also one level down. Where there is no validation part, a stratified tenth of Training serves.
-    Raises `DataError` with the first fault, where it is, and how many more there are.
+    `votes` is FER+'s `fer2013new.csv`, by default the file of that name beside the CSV; without it there are no votes.
+    Raises `DataError` that names the first error, where it is, and how many more there are.
     """
     path = Path(path)
     if not path.exists():
@@ -107,6 +127,7 @@ def load_fer2013(path) -> Dataset:
         root = zipfile.Path(path) if path.suffix.lower() == ".zip" else path
         found, kind = _find(root)
         splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
+        notes += _add_votes(splits, found, kind, votes)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
@@ -117,7 +138,7 @@ def _find(root) -> tuple:
     if root.is_file():
         if _csv_columns(root) is None:
             if root.name.lower().endswith((".tar.gz", ".tgz", ".tar", ".rar", ".7z")):
-                raise DataError(f"{root} is packed in a way that is not read here. Unpack it and name its folder.")
+                raise DataError(f"{root} is an archive of another kind. Unpack it and give its folder.")
             raise DataError(
                 f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
             )
@@ -126,7 +147,7 @@ def _find(root) -> tuple:
     for folder in [root, *(child for child in children if child.is_dir())]:
         tables = [(child, _csv_columns(child)) for child in _children(folder) if child.is_file()]
         tables = [(child, columns) for child, columns in tables if columns is not None]
-        if tables:  # a table that names its splits says more than train.csv beside it
+        if tables:  # a table that names its splits is preferred to train.csv beside it
             return max(tables, key=lambda table: "usage" in table[1])[0], "csv"
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
             return folder, "folders"
@@ -169,8 +190,8 @@ def _open(file):
         yield content
 
 
-class _Faults:
-    """Collects what is wrong with rows or images, to name the first and count the rest."""
+class _Errors:
+    """Collects the errors of rows or images, to name the first and count the rest."""
 
     def __init__(self, source):
         self.source, self.first, self.count = source, "", 0
@@ -181,12 +202,12 @@ class _Faults:
 
     def raise_if_any(self) -> None:
         if self.count:
-            rest = f" {self.count} faults in all." if self.count > 1 else ""
-            raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or mend it.")
+            rest = f" {self.count} errors in all." if self.count > 1 else ""
+            raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or correct it.")
 
 
 class _Progress:
-    """A line on stderr that counts faces, shown only where reading takes longer than a second."""
+    """A line on stderr that counts faces, shown only if reading takes longer than a second."""
 
     def __init__(self):
         self.start = self.shown = time.monotonic()
@@ -203,14 +224,14 @@ class _Progress:
 
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
-    faults, progress = _Faults(file), _Progress()
+    errors, progress = _Errors(file), _Progress()
     faces, labels, usages = [], [], []
     row = 1  # as an editor counts, the header being row 1
     try:
         with _open(file) as stream, warnings.catch_warnings():
-            warnings.filterwarnings("error", "string or file could not", DeprecationWarning)  # NumPy: text is no number
-            # Everything as text: pandas would turn damaged numbers into floats or NaN without a word. And no index: it
-            # would take the first column for one where rows end in a comma, and shift the others.
+            warnings.filterwarnings("error", "string or file could not", DeprecationWarning)  # text instead of numbers
+            # All as text: pandas would turn damaged numbers into floats or NaN silently. And no index: if rows end in a
+            # comma, it would take the first column for one and shift the others.
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             for chunk in pd.read_csv(
                 stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
@@ -222,20 +243,22 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
                     row += 1
                     if not (emotion or pixels or name):
                         continue
-                    face, label, fault = _parse_row(emotion.strip(), pixels, name.strip())
-                    if fault:
-                        faults.add(f"row {row}", fault)
+                    face, label, error = _parse_row(emotion.strip(), pixels, name.strip())
+                    if error:
+                        errors.add(f"row {row}", error)
                     else:
                         faces.append(face)
                         labels.append(label)
                         usages.append(name.strip())
                 progress.show(row - 1)
     except pd.errors.ParserError as error:  # names the row itself
-        raise DataError(f"{file}: {' '.join(str(error).split())}. Download the data set again or mend it.") from error
+        raise DataError(
+            f"{file}: {' '.join(str(error).split())}. Download the data set again or correct it."
+        ) from error
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
     progress.close(row - 1)
-    faults.raise_if_any()
+    errors.raise_if_any()
     return _split(faces, labels, usages), []
 
 
@@ -246,7 +269,7 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
     if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
         return None, 0, f"emotion is {emotion!r}, not a whole number from 0 to 6"
     try:
-        face = np.fromstring(pixels, dtype=np.int32, sep=" ")  # parsed wide: as uint8, 300 would become 44
+        face = np.fromstring(pixels, dtype=np.int64, sep=" ")  # parsed wide: as uint8, 300 would become 44
     except (DeprecationWarning, ValueError):
         return None, 0, "pixels holds something that is not a whole number"
     if len(face) != PIXELS:
@@ -257,7 +280,7 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
-    faults, progress = _Faults(root), _Progress()
+    errors, progress = _Errors(root), _Progress()
     faces, labels, usages, notes = [], [], [], []
     folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
@@ -275,11 +298,11 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                     f"({', '.join(EMOTIONS)}). Rename or remove it."
                 )
             for file in _children(folder):
-                if not file.name.lower().endswith(PICTURE_SUFFIXES):
+                if not file.name.lower().endswith(IMAGE_SUFFIXES):
                     continue
                 face = _decode(file.read_bytes())
                 if face is None:
-                    faults.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
+                    errors.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
                     continue
                 faces.append(face)
                 labels.append(label)
@@ -287,7 +310,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                 usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
                 progress.show(len(faces))
     progress.close(len(faces))
-    faults.raise_if_any()
+    errors.raise_if_any()
     return _split(faces, labels, usages), notes
 
 
@@ -308,6 +331,87 @@ def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
     everything = Split(np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1), np.array(labels, np.uint8))
     usages = np.array(usages)
     return {name: everything[usages == name] for name in SPLITS if (usages == name).any()}
+
+
+# --- FER+ -------------------------------------------------------------------------------------------------------
+
+
+def _add_votes(splits: dict[str, Split], found, kind: str, path) -> list[str]:
+    """Give every split its votes from FER+'s file, if there is one; return notes.
+
+    Row i of the file belongs to row i of fer2013.csv, so the votes of a split follow its faces in order.
+    """
+    beside = found.parent if kind == "csv" else found
+    file = Path(path) if path else next((child for child in _children(beside) if child.name == VOTES_FILE), None)
+    if file is None:
+        return []
+    if kind != "csv":
+        why = f"{file} belongs to the rows of fer2013.csv, and image folders have no row order"
+        if path:
+            raise DataError(f"{why}. Download the CSV of FER-2013 and give it with --data.")
+        return [f"{why}: it is not used."]
+    table = _read_votes(file)
+    for name, split in splits.items():
+        rows = table[table["usage"] == name]
+        if len(rows) == 0:
+            continue
+        if len(rows) != len(split):
+            raise DataError(
+                f"{file} has {len(rows):,} rows of {name}, but {found} has {len(split):,}: use whole files."
+            )
+        split.votes = rows[list(VOTE_COLUMNS)].to_numpy(np.uint8)
+        known = most_voted(split.votes) >= 0
+        agreement = (most_voted(split.votes) == split.labels)[known].mean() if known.any() else 0.0
+        if agreement < MIN_VOTE_AGREEMENT:
+            raise DataError(
+                f"{file} does not belong to these faces: its votes agree with {agreement:.0%} of the labels of {name}, "
+                "where 65 % are usual. Use the rows of fer2013.csv in their original order."
+            )
+    without = [name for name, split in splits.items() if split.votes is None]
+    if TRAINING in without:
+        raise DataError(f"{file} has no rows of {TRAINING}. Use the whole file.")
+    used = sum((vote_targets(split.votes).any(axis=1)).sum() for split in splits.values() if split.votes is not None)
+    notes = [f"{file.name}: votes of ten people on {used:,} faces."]
+    return notes + [f"{file.name} has no votes on {name}." for name in without]
+
+
+def _read_votes(file) -> pd.DataFrame:
+    """Return FER+'s table with the columns usage and `VOTE_COLUMNS`."""
+    try:
+        with _open(file) as stream:
+            table = pd.read_csv(stream, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:  # pandas' errors among them
+        raise DataError(f"{file} cannot be read ({error}). Download it again.") from error
+    names = {name.lower(): name for name in VOTE_COLUMNS}
+    table.columns = [names.get(str(name).strip().lower(), str(name).strip().lower()) for name in table.columns]
+    missing = [name for name in ("usage", *VOTE_COLUMNS) if name not in table]
+    if missing:
+        raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}.")
+    votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    wrong = np.flatnonzero(~(votes.ge(0) & votes.le(100) & (votes % 1 == 0)).all(axis=1))
+    if len(wrong):
+        raise DataError(f"{file}, row {wrong[0] + 2}: votes must be whole numbers from 0 to 100. Download it again.")
+    return table.assign(usage=table["usage"].astype(str).str.strip())
+
+
+def vote_targets(votes: np.ndarray) -> np.ndarray:
+    """Return the shares of the seven emotions among votes (n, 10), float32 (n, 7), as a network learns them.
+
+    Single votes count as noise (Barsoum et al. 2016, arXiv:1608.01041). Rows are zero if the most votes are for
+    contempt, unknown or no face.
+    """
+    kept = np.where(votes > 1, votes, 0).astype(np.float32)
+    emotions = kept[:, VOTE_ORDER]
+    usable = (emotions.max(axis=1) > 0) & (emotions.max(axis=1) >= kept.max(axis=1))
+    return np.where(usable[:, None], emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1), 0)
+
+
+def most_voted(votes: np.ndarray) -> np.ndarray:
+    """Return Kaggle's code of the emotion with the most votes (n, 10) as int (n,); -1 for a tie or another answer."""
+    ordered = np.sort(votes, axis=1)
+    emotions = votes[:, VOTE_ORDER]
+    clear = (ordered[:, -1] > ordered[:, -2]) & (emotions.max(axis=1) == ordered[:, -1])
+    return np.where(clear, emotions.argmax(axis=1), -1)
 
 
 def _checked(dataset: Dataset) -> Dataset:
@@ -331,7 +435,7 @@ def _checked(dataset: Dataset) -> Dataset:
         parts = dataset.splits | {TRAINING: training[rest], PUBLIC_TEST: training[chosen]}
         dataset.splits = {name: parts[name] for name in SPLITS if name in parts}
         dataset.notes.append(
-            f"No validation part: a stratified tenth of Training ({len(chosen):,} faces) serves as PublicTest."
+            f"No validation split: a stratified tenth of Training ({len(chosen):,} faces) serves as PublicTest."
         )
     dataset.notes += _copies(dataset)
     return dataset
@@ -348,11 +452,6 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
-def in_part(faces: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """Return which faces (n,) are in one of so many parts, 1 to `parts`, about equally large; copies share one."""
-    return np.array([zlib.crc32(face) % parts == part - 1 for face in np.ascontiguousarray(faces)], bool)
-
-
 def _copies(dataset: Dataset) -> list[str]:
     """Return a sentence for each pair of splits that share faces, byte by byte."""
     faces = {name: {face.tobytes() for face in split.faces} for name, split in dataset.splits.items()}
@@ -364,50 +463,97 @@ def _copies(dataset: Dataset) -> list[str]:
     return notes
 
 
-@dataclass
+@dataclass(frozen=True)
 class Augmentation:
-    """How far a training face may be changed; small changes are drawn more often than large ones."""
+    """Ranges of the random changes to a training face; small changes are drawn more often than large ones."""
 
     rotation_degrees: float = 30.0  # from minus to plus
-    zoom: float = 0.2  # a face becomes up to this share larger or smaller
+    zoom: float = 0.2  # up to this share larger or smaller
     shift: float = 0.1  # of the width and of the height
     flip: bool = True  # mirrors half of the faces
-    brightness: float = 0.3  # of the range from black to white, added or taken away
+    brightness: float = 0.3  # of the range from black to white, added or subtracted
     contrast: float = 0.3  # up to this share more or less
-    erase: float = 0.5  # this share of the faces loses a rectangle (Zhong et al. 2017)
+    erase: float = 0.5  # share of the faces that lose a rectangle (Zhong et al. 2017)
 
-    def scaled(self, share: float) -> "Augmentation":
-        """Return changes that go only a share of the way, 0..1; half of the faces are mirrored all the same."""
-        return replace(self, **{name: share * value for name, value in vars(self).items() if name != "flip"})
+    def scaled(self, strength: float) -> "Augmentation":
+        """Return weaker ranges, strength 0..1; half of the faces are mirrored at any strength."""
+        return replace(self, **{name: strength * value for name, value in vars(self).items() if name != "flip"})
 
 
-def augment(faces: np.ndarray, generator: np.random.Generator, settings: Augmentation, size: int = IMAGE_SIZE):
-    """Return the faces (n, 48, 48, 1), changed at random, as float32 (n, size, size, 1), 0..255; size is at most 48.
+@dataclass(frozen=True)
+class BatchSettings:
+    """How batches are made from faces and their targets."""
 
-    The chance comes from NumPy, so that a seed means the same on every Keras backend; the pixels are moved by
+    batch_size: int = 256
+    seed: int = 0  # with the epoch's number it determines order and augmentation
+    image_size: int = IMAGE_SIZE  # pixels, at most 48
+    augmentation: Augmentation | None = Augmentation()
+    strength: Callable[[int], float] = lambda epoch: 1.0  # of the augmentation in an epoch, 0..1
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha) (Zhang et al. 2017); 0: none
+    camera_noise: bool = False  # blurs half of the faces and adds noise to half
+    teacher: Callable | None = None  # (faces float32 (B, 48, 48, 1), targets (B, 7), step) -> targets (B, 7)
+
+
+def make_batches(split: Split, settings: BatchSettings, first_epoch: int = 0, targets: np.ndarray | None = None):
+    """Yield batches (faces float32 (B, size, size, 1), 0..255, targets) for ever.
+
+    `targets` belong to the faces of the split, float32 (len(split), 7) or (len(split), 2, 7); None: its `targets()`.
+    They come out as float32 (B, 7), or for two outputs as a dict of these by `model.OUTPUTS`. Every epoch has a
+    new order and ceil(len(split) / batch_size) batches; the last is filled up with the first faces, for a smaller one
+    would be as large a step, and JAX compiles every size. Everything random follows from the seed and the epoch alone,
+    so a resumed training sees the batches of an uninterrupted one.
+    """
+    targets = split.targets() if targets is None else targets
+    batch_size = min(settings.batch_size, len(split))
+    steps = -(-len(split) // batch_size)
+    moved_size = IMAGE_SIZE if settings.teacher else settings.image_size  # a teacher needs 48 pixels
+    for epoch in itertools.count(first_epoch):
+        generator = np.random.default_rng((settings.seed, epoch))
+        order = np.resize(generator.permutation(len(split)), steps * batch_size)
+        ranges = settings.augmentation and settings.augmentation.scaled(settings.strength(epoch))
+        for step, rows in enumerate(np.split(order, steps), epoch * steps):
+            faces, wanted = split.faces[rows], targets[rows]  # uint8 (B, 48, 48, 1), float32 (B, 7) or (B, 2, 7)
+            if ranges:
+                faces = augment(faces, generator, ranges, moved_size)  # float32 (B, moved_size, moved_size, 1)
+            if settings.mixup:
+                faces, wanted = mix_up(faces, wanted, settings.mixup, generator)
+            if settings.teacher:
+                wanted = settings.teacher(faces, wanted, step)
+            faces = resize_faces(faces, settings.image_size).astype(np.float32, copy=False)
+            if settings.camera_noise:
+                faces = add_camera_noise(faces, np.random.default_rng((settings.seed, step, 1)))
+            yield faces, by_output(wanted)
+
+
+def augment(faces: np.ndarray, generator: np.random.Generator, ranges: Augmentation, size: int = IMAGE_SIZE):
+    """Return the faces (B, 48, 48, 1), changed at random, as float32 (B, size, size, 1), 0..255; size is at most 48.
+
+    Random numbers come from NumPy, so that a seed means the same on every Keras backend; the pixels are moved by
     `keras.ops` in one call a batch, bilinear, the border continued outwards.
     """
+    from keras import ops
+
     n = len(faces)
     # -1..1, most often near 0: most faces in front of a camera are upright and well placed.
-    turn, larger, right, down, brighter, sharper = generator.triangular(-1, 0, 1, (6, n))
-    angle, zoom = np.deg2rad(settings.rotation_degrees * turn), 1 + settings.zoom * larger
-    shift_x, shift_y = settings.shift * right * IMAGE_SIZE, settings.shift * down * IMAGE_SIZE
-    mirror = np.where(generator.random(n) < 0.5, -1, 1) if settings.flip else np.ones(n)
+    rotation, zoom, right, down, brightness, contrast = generator.triangular(-1, 0, 1, (6, n))
+    angle, zoom = np.deg2rad(ranges.rotation_degrees * rotation), 1 + ranges.zoom * zoom
+    shift_x, shift_y = ranges.shift * right * IMAGE_SIZE, ranges.shift * down * IMAGE_SIZE
+    mirror = np.where(generator.random(n) < 0.5, -1, 1) if ranges.flip else np.ones(n)
     # From an output pixel back to its place in the input: about the centre, mirrored, turned, scaled, then shifted.
     scale, centre, centre_out = IMAGE_SIZE / size / zoom, (IMAGE_SIZE - 1) / 2, (size - 1) / 2
     cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
     a0, a1, b0, b1 = mirror * cosine, -sine, mirror * sine, cosine
     a2 = centre + shift_x - (a0 + a1) * centre_out
     b2 = centre + shift_y - (b0 + b1) * centre_out
-    transforms = np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype(np.float32)  # (n, 8)
-    gain, offset = 1 + settings.contrast * sharper, 255 * settings.brightness * brighter
+    transforms = np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype(np.float32)  # (B, 8)
+    gain, offset = 1 + ranges.contrast * contrast, 255 * ranges.brightness * brightness
     gain, offset = (values.astype(np.float32)[:, None, None, None] for values in (gain, offset))
-    erased, gray = _rectangles(n, size, settings.erase, generator)
-    return _compiled(_change)(faces.astype(np.float32), transforms, gain, offset, erased, gray)
+    erased, gray = _rectangles(n, size, ranges.erase, generator)
+    return ops.convert_to_numpy(_compiled(_transform)(faces.astype(np.float32), transforms, gain, offset, erased, gray))
 
 
-def _change(faces, transforms, gain, offset, erased, gray):
-    """Return faces moved by transforms (n, 8), lit by gain and offset, and gray where erased (n, size, size, 1)."""
+def _transform(faces, transforms, gain, offset, erased, gray):
+    """Return faces moved by transforms (B, 8), lit by gain and offset, and gray where erased (B, size, size, 1)."""
     from keras import ops
 
     size = erased.shape[1]
@@ -420,7 +566,7 @@ def _change(faces, transforms, gain, offset, erased, gray):
 
 @functools.cache
 def _compiled(function):
-    """Return a function of NumPy arrays as the backend runs it best: JAX would take its operations one at a time."""
+    """Return a function of NumPy arrays as the backend runs it best: JAX would run its operations one at a time."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -431,7 +577,7 @@ def _compiled(function):
 
 
 def _rectangles(n: int, size: int, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return where n images lose a rectangle, bool (n, size, size, 1), and the gray instead, float32 (n, 1, 1, 1).
+    """Return which pixels of n images are erased, bool (n, size, size, 1), and their gray, float32 (n, 1, 1, 1).
 
     A rectangle's sides are a fifth to a half of the image's; `share` of the images have one.
     """
@@ -443,92 +589,55 @@ def _rectangles(n: int, size: int, share: float, generator: np.random.Generator)
     return (rows[:, :, None] & columns[:, None, :])[..., None], gray
 
 
+def mix_up(faces, targets, alpha: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return faces (B, ...) and targets (B, 7), each blended with those of the row as far from the other end.
+
+    The shares come from Beta(alpha, alpha) (Zhang et al. 2017, "mixup").
+    """
+    share = generator.beta(alpha, alpha, len(targets)).astype(np.float32)
+    face_share, target_share = share[:, None, None, None], share.reshape(-1, *[1] * (targets.ndim - 1))
+    faces = np.asarray(faces, np.float32)
+    mixed = face_share * faces + (1 - face_share) * faces[::-1]
+    return mixed, target_share * targets + (1 - target_share) * targets[::-1]
+
+
 def resize_faces(faces: np.ndarray, size: int) -> np.ndarray:
-    """Return faces (n, 48, 48, 1), uint8 or float32, as (n, size, size, 1), each pixel the mean of what it covers."""
-    if size == IMAGE_SIZE:
+    """Return faces (n, s, s, 1), uint8 or float32, as (n, size, size, 1), each pixel the mean of what it covers."""
+    if faces.shape[1] == size:
         return faces
     return np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA) for face in faces])[..., None]
 
 
-def one_hot(labels: np.ndarray) -> np.ndarray:
-    """Return float32 (n, 7) for Kaggle's codes (n,)."""
-    return np.eye(len(EMOTIONS), dtype=np.float32)[labels]
+def add_camera_noise(faces: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return faces, float32 (B, size, size, 1), 0..255, half of them blurred and half with noise, as cameras do.
 
-
-def make_batches(
-    split: Split,
-    batch_size: int,
-    seed: int,
-    augmentation: Augmentation | None,
-    first_epoch: int = 0,
-    size: int = IMAGE_SIZE,
-    targets: np.ndarray | None = None,
-    mixup: float = 0.0,
-    augmentation_share: Callable[[int], float] = lambda epoch: 1.0,
-):
-    """Yield batches (faces float32 (n, size, size, 1), targets (n, 7)) for ever, every epoch in a new order.
-
-    The targets are those given for the faces of the split, float32 (len(split), 7), or else its labels, one-hot. With
-    `mixup`, a face and its target are blended with another's, by a share from Beta(mixup, mixup) (Zhang et al. 2017).
-    `augmentation_share(epoch)`, 0..1, says how much of its way the augmentation goes.
-    Order and augmentation follow from the seed and the number of the epoch alone, so a resumed training sees what an
-    uninterrupted one would have seen. An epoch has ceil(len(split) / batch_size) batches; the last is filled up with
-    the first faces, for a small one would be a step as large, and JAX compiles every size.
-    """
-    from keras import ops
-
-    targets = one_hot(split.labels) if targets is None else targets
-    batch_size = min(batch_size, len(split))
-    shown = -(-len(split) // batch_size) * batch_size
-    for epoch in itertools.count(first_epoch):
-        generator = np.random.default_rng((seed, epoch))
-        order = np.resize(generator.permutation(len(split)), shown)
-        changes = augmentation and augmentation.scaled(augmentation_share(epoch))
-        for start in range(0, shown, batch_size):
-            rows = order[start : start + batch_size]
-            if changes is None:
-                faces = resize_faces(split.faces[rows], size).astype(np.float32)
-            else:
-                faces = ops.convert_to_numpy(augment(split.faces[rows], generator, changes, size))
-            answers = targets[rows]
-            if mixup:
-                share = generator.beta(mixup, mixup, len(rows)).astype(np.float32)
-                faces = blend(faces, share[:, None, None, None])
-                answers = blend(answers, share[:, None])
-            yield faces, answers
-
-
-def blend(values: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return each row mixed with the one as far from the other end, which keeps `share` of itself (n, 1, ...)."""
-    return share * values + (1 - share) * values[::-1]
-
-
-def filmed(make_batches: Callable, seed: int, first_step: int = 0):
-    """Yield the batches from a step on with faces as a camera may give them, which follow from seed and step alone."""
-    for step, (faces, targets) in enumerate(make_batches(), first_step):
-        yield film(faces, np.random.default_rng((seed, step, 1))), targets
-
-
-def film(faces: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the faces, float32 (n, size, size, 1), 0..255, half of them blurred, and half with noise.
-
-    A little is drawn more often than much. Blur is a product with a Gaussian's matrix from both sides.
+    Weak blur and noise are drawn more often than strong ones. The blur is Gaussian.
     """
     from keras import ops
 
     n, size = faces.shape[:2]
     blur, noise = np.maximum(generator.triangular(-1, 0, 1, (2, n, 1, 1)), 0).astype(np.float32)
-    sigma = np.maximum(MOST_BLUR * size / IMAGE_SIZE * blur, 0.1)  # pixels; 0.1 changes nothing
-    grain = MOST_NOISE * noise * generator.standard_normal((n, size, size), np.float32)
+    sigma = np.maximum(MAX_BLUR * size / IMAGE_SIZE * blur, 0.1)  # pixels; 0.1 changes nothing
+    grain = MAX_NOISE * noise * generator.standard_normal((n, size, size), np.float32)
     return ops.convert_to_numpy(_compiled(_blur_and_add)(faces, sigma, grain))
 
 
 def _blur_and_add(faces, sigma, grain):
-    """Return faces (n, size, size, 1) blurred by a Gaussian's sigma (n, 1, 1), with grain (n, size, size) added."""
+    """Return faces (B, size, size, 1) blurred by a Gaussian's sigma (B, 1, 1), with grain (B, size, size) added."""
     from keras import ops
 
     place = ops.arange(faces.shape[1], dtype="float32")
-    weights = ops.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)  # (n, size, size)
+    weights = ops.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)  # (B, size, size)
     weights = weights / ops.sum(weights, axis=2, keepdims=True)
     blurred = ops.matmul(ops.matmul(weights, faces[..., 0]), ops.transpose(weights, (0, 2, 1)))
     return ops.clip(blurred + grain, 0, 255)[..., None]
+
+
+def by_output(targets: np.ndarray):
+    """Return targets (B, 7) as they are, and targets (B, 2, 7) as a dict of (B, 7) by the names of the outputs."""
+    return targets if targets.ndim == 2 else {name: targets[:, i] for i, name in enumerate(OUTPUTS)}
+
+
+def one_hot(labels: np.ndarray) -> np.ndarray:
+    """Return float32 (n, 7) for Kaggle's codes (n,)."""
+    return np.eye(len(EMOTIONS), dtype=np.float32)[labels]

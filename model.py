@@ -1,11 +1,14 @@
 """The network and its contract: what goes in, what comes out, and how a saved one is loaded.
 
-Faces are uint8 gray, 0..255, shape (n, 48, 48, 1); the network scales them itself, so that training and
-live use cannot disagree. Probabilities come out in the order of `EMOTIONS`, which are Kaggle's codes 0..6.
+Faces are uint8 gray, 0..255, shape (n, 48, 48, 1); the network scales them itself, so that training and live use
+cannot disagree. Probabilities come out in the order of `EMOTIONS`, which are Kaggle's codes 0..6. A network has one or
+two outputs: "fer2013" predicts the label in FER-2013, "ferplus" what ten people see in the face (FER+).
 """
 
 import contextlib
+import copy
 import functools
+import hashlib
 import json
 import os
 import sys
@@ -16,64 +19,317 @@ from pathlib import Path
 
 import numpy as np
 
-import symmetry
-
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+OUTPUTS = FER2013, FERPLUS = ("fer2013", "ferplus")
 IMAGE_SIZE = 48  # pixels, width and height
 BEST_MODEL = Path(__file__).resolve().parent / "best_model.keras"  # the shipped one
-CPU_INFORMATION = Path("/proc/cpuinfo")
-OLDEST_KERAS = (3, 12)  # under which the shipped network was saved; older ones also load files less safely
-_STDERR_LOCK = threading.RLock()
-SYMMETRIC = "-symmetric"  # after a resnet's name: it gives a face and its mirror image the same answer
+OLDEST_KERAS = (3, 12)  # older ones load files less safely
+EQUIVARIANT = "-equivariant"  # after a resnet's name: flip-equivariant convolutions
 RESNETS = {  # filters and stride of the first convolution, then of each residual block
     "resnet": ((32, 2), (64, 1), (128, 2), (192, 2), (256, 2)),
-    # To teach the others: a larger one, and one whose first block sees every pixel.
-    "resnet-large": ((32, 2), (64, 1), (128, 2), (192, 2), (192, 1), (256, 2), (256, 1)),
-    "resnet-huge": ((32, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),
+    "resnet-huge": ((32, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (384, 2), (384, 1)),  # as a teacher
 }
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
+ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
+_STDERR_LOCK = threading.RLock()
 
 
-class ModelError(ValueError):
-    """A model file that cannot be used; the message says why and what to do."""
+class UserError(ValueError):
+    """Something the user can fix; the message is a sentence that says what is wrong and what to do."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, for a sentence."""
-    return (str(error).strip() or repr(error)).split("\n")[0]
+class ModelError(UserError):
+    """A model file that cannot be used."""
 
 
-def use_onednn() -> None:
-    """Let TensorFlow, not yet imported, compute through oneDNN on every processor.
+# --- the network ------------------------------------------------------------------------------------------------
 
-    By itself it leaves oneDNN off on many, AMD's among them, and trains a third slower there; a single face, as
-    main.py classifies it, goes faster without.
+
+def build_model(arch: str = ARCHITECTURES[0], dtype="float32", image_size: int = IMAGE_SIZE, outputs=(FER2013,)):
+    """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to probabilities (n, 7).
+
+    `arch` is one of `ARCHITECTURES`; `dtype` is a Keras dtype policy, "float32" or "mixed_bfloat16"; probabilities are
+    float32 in both. With several `outputs` it returns a list of probabilities, one for each name. The weights of a
+    resnet fit every image size, those of the cnn only one.
     """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    import keras
+    from keras import layers
+
+    faces = keras.Input((image_size, image_size, 1), name="faces")
+    x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
+    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, arch, dtype)
+    heads = [layers.Dense(len(EMOTIONS), activation="softmax", name=name, dtype="float32")(x) for name in outputs]
+    model = keras.Model(faces, heads if len(heads) > 1 else heads[0], name=arch)
+    if is_equivariant(arch):
+        _make_equivariant(model)
+    return model
 
 
-def prefers_bfloat16() -> bool:
-    """Return whether TensorFlow trains faster in bfloat16 here: on AMX or AMD's AVX-512 (Linux tells), without a GPU.
+def is_equivariant(arch: str) -> bool:
+    """Return whether a network of this name predicts the same for a face and its mirror image."""
+    return arch.endswith(EQUIVARIANT)
 
-    With AMX it is twice as fast, on AMD's Zen 4 half as fast again; on other processors it is slower, on Intel's whose
-    AVX-512 knows bfloat16, too. Of GPUs, and of the other backends, nothing is assumed.
+
+def _resnet(x, arch: str, dtype: str):
+    """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face.
+
+    A convolution three wide that takes every second pixel of an even number lies off-centre, which would break flip
+    equivariance; so an equivariant network halves the face by a filter four wide, then by average pooling.
+    """
+    from keras import layers
+
+    equivariant = is_equivariant(arch)
+    (filters, strides), *blocks = RESNETS[arch.removesuffix(EQUIVARIANT)]
+    size = 4 if equivariant and strides > 1 else 3
+    x = _norm_relu(_conv(x, filters, dtype, size, strides), dtype)  # (B, 24, 24, 32); huge: (B, 48, 48, 32)
+    for filters, strides in blocks:  # (B, 24, 24, 64), (B, 12, 12, 128), (B, 6, 6, 192), (B, 3, 3, 256)
+        if equivariant and strides > 1:
+            x, strides = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x), 1
+        y = _norm_relu(_conv(x, filters, dtype, strides=strides), dtype)
+        y = layers.BatchNormalization(dtype=dtype)(_conv(y, filters, dtype))
+        weight = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype)(y)  # (B, 1, 1, filters)
+        weight = layers.Conv2D(filters // 8, 1, activation="relu", dtype=dtype)(weight)
+        weight = layers.Conv2D(filters, 1, activation="sigmoid", dtype=dtype)(weight)
+        y = layers.Multiply(dtype=dtype)([y, weight])
+        if strides > 1:
+            x = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x)
+        x = layers.BatchNormalization(dtype=dtype)(_conv(x, filters, dtype, size=1))
+        x = layers.ReLU(dtype=dtype)(layers.Add(dtype=dtype)([x, y]))
+    x = layers.GlobalAveragePooling2D(dtype=dtype)(x)  # (B, 256)
+    return layers.Dropout(0.4, dtype=dtype)(x)
+
+
+def _cnn(x, dtype: str):
+    """Convolution, max pooling, batch normalisation, ReLU, dropout; then a dense layer.
+
+    Dropout is light in the blocks, where it drops whole channels (neighbouring pixels of a channel are redundant), and
+    strong around the dense layer.
+    """
+    from keras import layers
+
+    for filters, convolutions in CNN_BLOCKS:  # (B, 24, 24, 32), (B, 12, 12, 64), (B, 6, 6, 128), (B, 3, 3, 256)
+        for _ in range(convolutions - 1):
+            x = _norm_relu(_conv(x, filters, dtype), dtype)
+        # Pooling after ReLU gives the same maximum; pooling first leaves a quarter of the pixels to normalise.
+        x = _norm_relu(layers.MaxPooling2D(dtype=dtype)(_conv(x, filters, dtype)), dtype)
+        x = layers.SpatialDropout2D(0.05, dtype=dtype)(x)
+    x = layers.Flatten(dtype=dtype)(x)  # (B, 2304)
+    x = layers.Dropout(0.4, dtype=dtype)(x)
+    x = _norm_relu(layers.Dense(256, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x), dtype)
+    return layers.Dropout(0.3, dtype=dtype)(x)
+
+
+def _conv(x, filters: int, dtype: str, size: int = 3, strides: int = 1):
+    from keras import layers
+
+    return layers.Conv2D(
+        filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=dtype
+    )(x)
+
+
+def _norm_relu(x, dtype: str):
+    from keras import layers
+
+    return layers.ReLU(dtype=dtype)(layers.BatchNormalization(dtype=dtype)(x))
+
+
+def count_multiply_adds(model) -> int:
+    """Return the multiply-adds of one face in the convolution and dense layers of a Keras model."""
+    import keras
+
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            _, height, width, _ = layer.output.shape
+            total += height * width * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
+
+
+# --- flip-equivariant convolutions ------------------------------------------------------------------------------
+
+
+def _make_equivariant(model) -> None:
+    """Keep the second half of every layer's filters mirror images of the first half, now and throughout training.
+
+    A mirrored face then only swaps the two halves of a layer's channels, until global average pooling makes both the
+    same: a group convolution (Cohen & Welling 2016, "Group equivariant convolutional networks").
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow" or not CPU_INFORMATION.exists():
-        return False
-    import tensorflow as tf
+    class FlipEquivariant(keras.constraints.Constraint):  # Keras 3.12 takes no plain function
+        def __init__(self, is_output: bool):
+            self.is_output = is_output
 
-    words = set(CPU_INFORMATION.read_text(encoding="utf-8").split())
-    faster = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
-    return faster and not tf.config.list_physical_devices("GPU")
+        def __call__(self, weight):
+            return _project(weight, self.is_output)
+
+    for layer in model.layers:
+        is_output = isinstance(layer, keras.layers.Dense)  # the seven probabilities have no halves
+        for weight in layer.trainable_variables:
+            weight.constraint = FlipEquivariant(is_output)
+            spread = 2**0.5 if len(weight.shape) > 1 else 1  # the mean of two random numbers varies less
+            weight.assign(spread * weight.constraint(weight))
+
+
+def _project(weight, is_output: bool = False):
+    """Return the nearest flip-equivariant weights: the mean of the weights and of their mirrored, swapped halves."""
+    from keras import ops
+
+    weight = ops.convert_to_tensor(weight)
+    mirrored = ops.flip(weight, axis=1) if len(weight.shape) == 4 else weight  # rows, columns, inputs, outputs
+    for axis in range(-min(len(weight.shape), 2), -1 if is_output else 0):
+        if weight.shape[axis] > 1:  # a gray face is one input
+            mirrored = ops.roll(mirrored, weight.shape[axis] // 2, axis=axis)
+    return (weight + mirrored) / 2
+
+
+def fold_symmetric_kernels(model):
+    """Return a copy of a trained Keras model that predicts the same with half the multiplications, where equivariant.
+
+    A flip-equivariant convolution is computed for the sums and the differences of its paired channels. A mirrored face
+    mirrors the sums, and the differences with the opposite sign; so filters from sums to sums and from differences to
+    differences are symmetric, and the two kinds in between antisymmetric. Of three columns, symmetric filters need two
+    multiplications (the pixel, and its neighbours' mean) and antisymmetric ones need one (half the neighbours'
+    difference). Two-by-two average pooling becomes a convolution as well: LiteRT is slow at it in int8.
+    The copy is meant to be run or converted: its kernels are constants, and it cannot be saved.
+    """
+    import keras
+
+    replaced = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.AveragePooling2D) and _halves_evenly(layer):
+            replaced[layer.name] = _pooling_layer(layer.dtype_policy)
+        normalization = _only_follower(layer)
+        if isinstance(layer, keras.layers.Conv2D) and normalizes_maps(normalization):
+            kernel, offset = _fuse(layer, normalization)
+            if _is_foldable(layer, kernel, offset):
+                activation = _only_follower(normalization)
+                relu = isinstance(activation, keras.layers.ReLU)
+                replaced[normalization.name] = _folded_layer(kernel, offset, relu, layer.dtype_policy)
+                for absorbed in (layer, activation) if relu else (layer,):
+                    replaced[absorbed.name] = keras.layers.Identity()
+
+    def replace(layer):
+        return replaced[layer.name] if layer.name in replaced else layer.from_config(layer.get_config())
+
+    folded = keras.models.clone_model(model, clone_function=replace)
+    for layer in folded.layers:
+        if layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    return folded
+
+
+def _pooling_layer(dtype):
+    import keras
+    from keras import ops
+
+    class PoolingByConvolution(keras.layers.Layer):
+        def call(self, x):
+            return ops.depthwise_conv(x, ops.full((2, 2, x.shape[-1], 1), 0.25, x.dtype), strides=2, padding="valid")
+
+    return PoolingByConvolution(dtype=dtype)
+
+
+def _folded_layer(kernel, offset, relu: bool, dtype):
+    """Return a layer that computes an equivariant convolution, its batch normalisation and ReLU on folded kernels."""
+    import keras
+    from keras import ops
+
+    to_sums, to_differences = _split_kernel(kernel)
+    offset = offset[: len(offset) // 2]
+
+    class FoldedConvolution(keras.layers.Layer):
+        def compute_output_shape(self, shape):
+            return *shape[:-1], 2 * len(offset)
+
+        def call(self, x, mask=None):  # with the arguments of batch normalisation
+            one, other = ops.split(x, 2, axis=-1)
+            sums, differences = one + other, one - other
+            if len(to_sums) == 3:  # rows
+                sums, differences = (
+                    ops.concatenate([sums, _neighbours(sums, 0.5), _neighbours(differences, -0.5)], axis=-1),
+                    ops.concatenate([differences, _neighbours(differences, 0.5), _neighbours(sums, -0.5)], axis=-1),
+                )
+            sums = ops.conv(sums, ops.cast(to_sums, x.dtype), padding="same") + ops.cast(offset, x.dtype)
+            differences = ops.conv(differences, ops.cast(to_differences, x.dtype), padding="same")
+            halves = [sums + differences, sums - differences]
+            if relu:  # before the halves are joined: free in int8
+                halves = [ops.relu(half) for half in halves]
+            return ops.concatenate(halves, axis=-1)
+
+    return FoldedConvolution(dtype=dtype)
+
+
+def normalizes_maps(layer) -> bool:
+    """Return whether a layer is batch normalisation as `build_model` uses it; other networks may have other kinds."""
+    import keras
+
+    usual = isinstance(layer, keras.layers.BatchNormalization) and layer.scale and layer.center
+    return usual and len(layer.output.shape) == 4 and layer.axis in (-1, 3)
+
+
+def _only_follower(layer):
+    """Return the layer that takes this one's output, None if there are several."""
+    followers = {node.operation for node in layer._outbound_nodes}
+    return followers.pop() if len(followers) == 1 else None
+
+
+def _fuse(convolution, normalization):
+    """Return kernel and offset of the convolution that equals a convolution followed by batch normalisation."""
+    gamma, beta, mean, variance = (weight.astype(np.float64) for weight in normalization.get_weights())
+    scale = gamma / np.sqrt(variance + normalization.epsilon)
+    kernel = convolution.get_weights()[0] * scale
+    return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def _is_foldable(convolution, kernel, offset) -> bool:
+    """Return whether a convolution is 1x1 or 3x3, takes every pixel, and is flip-equivariant."""
+    return (
+        kernel.shape[:2] in ((1, 1), (3, 3))
+        and kernel.shape[2] > 1
+        and (convolution.strides, convolution.padding, convolution.use_bias) == ((1, 1), "same", False)
+        and all(np.allclose(weight, _project(weight), atol=1e-5) for weight in (kernel, offset))
+    )
+
+
+def _halves_evenly(pooling) -> bool:
+    """Return whether pooling takes two-by-two pixels, and none beyond the border."""
+    (_, height, width, _), halved = pooling.input.shape, pooling.output.shape[1:3]
+    return pooling.pool_size == pooling.strides == (2, 2) and (height, width) == (2 * halved[0], 2 * halved[1])
+
+
+def _split_kernel(kernel):
+    """Return the kernels, float32 (rows, 1, inputs, pairs), to the sums of paired channels and to the differences."""
+    half = kernel.shape[2] // 2, kernel.shape[3] // 2
+    of_one, of_other = kernel[:, :, : half[0], : half[1]], kernel[:, :, half[0] :, : half[1]]
+    of_sums, of_differences = (of_one + of_other) / 2, (of_one - of_other) / 2
+    if kernel.shape[1] == 1:
+        return of_sums, of_differences
+    return tuple(
+        np.concatenate([symmetric[:, 1:2], symmetric[:, 2:] + symmetric[:, :1], other[:, 2:] - other[:, :1]], axis=2)
+        for symmetric, other in ((of_sums, of_differences), (of_differences, of_sums))
+    )
+
+
+def _neighbours(x, left: float):
+    """Return `left` times every pixel's left neighbour plus half of its right one, for x (B, height, width, c)."""
+    from keras import ops
+
+    kernel = np.zeros((1, 3, x.shape[-1], 1), np.float32)
+    kernel[:, 0], kernel[:, 2] = left, 0.5
+    return ops.depthwise_conv(x, ops.cast(kernel, x.dtype), padding="same")
+
+
+# --- Keras and its backend --------------------------------------------------------------------------------------
 
 
 def import_keras():
-    """Import Keras with its backend and return it, without the half screen of notes that TensorFlow's C++ prints.
+    """Import Keras with its backend and return it, without the pages of notes that TensorFlow's C++ code prints.
 
-    No log level silences them, so the process's stderr is closed to them meanwhile (see `native_stderr_hidden`). A
-    program that has imported Keras itself before keeps its stderr open.
+    No log level silences all of them, so the process's stderr is closed to native code meanwhile. Nothing is hidden
+    from a program that has imported Keras before.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with contextlib.nullcontext() if "keras" in sys.modules else native_stderr_hidden():
@@ -93,16 +349,13 @@ def import_keras():
                 f"Keras {keras.__version__} is too old. Run {sys.executable} -m pip install -r requirements.txt"
             )
         if keras.backend.backend() == "tensorflow":
-            keras.ops.zeros(1)  # the first operation looks for a GPU, and says so where there is none
+            keras.ops.zeros(1)  # the first operation looks for a GPU, and prints a note if there is none
     return keras
 
 
 @contextlib.contextmanager
 def native_stderr_hidden():
-    """Close the process's stderr to what native code prints, for one thread at a time.
-
-    `sys.stderr` goes on elsewhere meanwhile; what holds the old one, as a log handler may, is not heard.
-    """
+    """Hide what native code prints on the process's stderr, for one thread at a time; `sys.stderr` goes on."""
     with _STDERR_LOCK, contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a program without a terminal may have no stderr
             kept = os.dup(2)
@@ -110,257 +363,225 @@ def native_stderr_hidden():
             stack.callback(os.dup2, kept, 2)
             with contextlib.suppress(AttributeError, OSError, ValueError):  # a replaced stderr may have no file
                 if sys.stderr.fileno() == 2:
-                    stderr = stack.enter_context(os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "backslashreplace"))
-                    stack.enter_context(contextlib.redirect_stderr(stderr))
+                    stack.enter_context(contextlib.redirect_stderr(_lasting_stderr()))
             with Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
         yield
 
 
-def build_model(arch: str = "resnet-symmetric", dtype: str = "float32", image_size: int = IMAGE_SIZE):
-    """Return an untrained network from faces (n, image_size, image_size, 1), 0..255, to seven probabilities (n, 7).
-
-    `arch` is "cnn" or a key of `RESNETS`, with `SYMMETRIC` after it for paired filters (see `symmetry.py`). `dtype`
-    is a Keras dtype policy, "float32" or "mixed_bfloat16"; the probabilities are float32 in both. The weights of a
-    resnet fit every image size, those of a cnn only one.
-    """
-    import keras
-    from keras import layers
-
-    faces = keras.Input((image_size, image_size, 1), name="faces")
-    x = layers.Rescaling(1 / 255, dtype=dtype)(faces)
-    name, symmetric = split_arch(arch)
-    x = _cnn(x, dtype) if arch == "cnn" else _resnet(x, dtype, symmetric, *RESNETS[name])
-    probabilities = layers.Dense(len(EMOTIONS), activation="softmax", name="probabilities", dtype="float32")(x)
-    model = keras.Model(faces, probabilities, name=arch)
-    if symmetric:
-        symmetry.pair_filters(model)
-    return model
+@functools.cache
+def _lasting_stderr():
+    """Return a duplicate of stderr that is never closed: log handlers made meanwhile go on using it."""
+    return os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "backslashreplace")
 
 
-def split_arch(arch: str) -> tuple[str, bool]:
-    """Return an architecture's name without `SYMMETRIC`, and whether that stands after it."""
-    name = arch.removesuffix(SYMMETRIC)
-    return name, name != arch
-
-
-def _resnet(x, dtype: str, symmetric: bool, first, *blocks):
-    """Residual blocks (He et al. 2015) with squeeze-and-excitation (Hu et al. 2017), averaged over the face.
-
-    `first` and each of `blocks` are filters and stride, of the convolution before the blocks and of theirs. Where it
-    takes every second pixel of an even number, a filter three wide lies lopsided; so a symmetric network halves the
-    face by a filter four wide, then by pooling.
-    """
-    from keras import layers
-
-    filters, strides = first
-    size = 4 if symmetric and strides > 1 else 3
-    x = _normalised(_convolution(x, filters, dtype, size, strides), dtype)  # (n, 24, 24, 32), or 48 x 48
-    for filters, strides in blocks:
-        if symmetric and strides > 1:
-            x, strides = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x), 1
-        y = _normalised(_convolution(x, filters, dtype, strides=strides), dtype)
-        y = layers.BatchNormalization(dtype=dtype)(_convolution(y, filters, dtype))
-        weight = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype)(y)
-        weight = layers.Conv2D(filters // 8, 1, activation="relu", dtype=dtype)(weight)
-        weight = layers.Conv2D(filters, 1, activation="sigmoid", dtype=dtype)(weight)
-        y = layers.Multiply(dtype=dtype)([y, weight])
-        if strides > 1:
-            x = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x)
-        x = layers.BatchNormalization(dtype=dtype)(_convolution(x, filters, dtype, size=1))
-        x = layers.ReLU(dtype=dtype)(layers.Add(dtype=dtype)([x, y]))
-    x = layers.GlobalAveragePooling2D(dtype=dtype)(x)  # (n, 256)
-    return layers.Dropout(0.4, dtype=dtype)(x)
-
-
-def _cnn(x, dtype: str):
-    """Convolution, max pooling, batch normalisation, ReLU, dropout; then a dense layer.
-
-    Dropout is light in the blocks, where it drops whole channels (neighbouring pixels of one channel say the same),
-    and strong around the dense layer.
-    """
-    from keras import layers
-
-    for filters, convolutions in CNN_BLOCKS:  # (n, 24, 24, 32), (n, 12, 12, 64), (n, 6, 6, 128), (n, 3, 3, 256)
-        for _ in range(convolutions - 1):
-            x = _normalised(_convolution(x, filters, dtype), dtype)
-        # Pooling after ReLU gives the same maximum; pooling first leaves a quarter of the pixels to normalise.
-        x = _normalised(layers.MaxPooling2D(dtype=dtype)(_convolution(x, filters, dtype)), dtype)
-        x = layers.SpatialDropout2D(0.05, dtype=dtype)(x)
-    x = layers.Flatten(dtype=dtype)(x)  # (n, 2304)
-    x = layers.Dropout(0.4, dtype=dtype)(x)
-    x = _normalised(layers.Dense(256, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x), dtype)
-    return layers.Dropout(0.3, dtype=dtype)(x)
-
-
-def _convolution(x, filters: int, dtype: str, size: int = 3, strides: int = 1):
-    from keras import layers
-
-    return layers.Conv2D(
-        filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=dtype
-    )(x)
-
-
-def _normalised(x, dtype: str):
-    from keras import layers
-
-    return layers.ReLU(dtype=dtype)(layers.BatchNormalization(dtype=dtype)(x))
-
-
-def fuse_batch_normalization(model) -> None:
-    """On TensorFlow, compute batch normalisation by TensorFlow's fused operation: training is about a third faster.
-
-    Keras writes it as a dozen operations, each a pass over memory. What is computed and saved stays the same.
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return
-    for layer in model.layers:
-        if symmetry.normalizes_maps(layer):
-            layer.call = functools.partial(_fused_call, layer)
-
-
-def _fused_call(layer, inputs, training=None, mask=None):
-    import tensorflow as tf
-
-    moving = (layer.moving_mean, layer.moving_variance)
-    weights = [tf.cast(weight, "float32") for weight in (layer.gamma, layer.beta, *(() if training else moving))]
-    outputs, *measured = tf.compat.v1.nn.fused_batch_norm(
-        inputs, *weights, epsilon=layer.epsilon, is_training=bool(training)
-    )
-    if training:
-        for average, value in zip(moving, measured, strict=True):
-            average.assign(average * layer.momentum + value * (1 - layer.momentum))
-    return outputs
-
-
-def measure_batch_normalization(model, faces: np.ndarray, batch_size: int = 256) -> None:
-    """Set what batch normalisation subtracts and divides by to what it is on these faces, uint8 (n, 48, 48, 1).
-
-    Training leaves the statistics of augmented faces behind, and live faces are not augmented. Nor do live faces meet
-    dropout, which would widen what comes after it (Li et al. 2018, "Understanding the disharmony").
-    """
-    import keras
-
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    momenta, rates = [layer.momentum for layer in layers], [layer.rate for layer in dropouts]
-    for layer in dropouts:
-        layer.rate = 0
-    for count, start in enumerate(range(0, len(faces), batch_size)):
-        for layer in layers:
-            layer.momentum = count / (count + 1)  # so that the moving mean becomes the mean of all batches
-        model(faces[start : start + batch_size].astype(np.float32), training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    for layer, rate in zip(dropouts, rates, strict=True):
-        layer.rate = rate
-
-
-def count_multiply_adds(model) -> int:
-    """Return the multiply-adds of one face's way through the convolution and dense layers of a Keras model."""
-    import keras
-
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            _, height, width, _ = layer.output.shape
-            total += height * width * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, keras.layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
-    return total
+# --- a trained network ------------------------------------------------------------------------------------------
 
 
 class Classifier:
     """A loaded network, which threads may share.
 
-    `predict` takes uint8 faces (n, 48, 48, 1), n at least 1, to float32 (n, 7); `description` is what the `.json`
-    beside the file says, or {}; `model` is Keras's, None of a `.tflite` file. A change of its weights after the first
-    answer need not show: see `keras_classifier`.
+    `predict` maps uint8 faces (n, 48, 48, 1), n at least 1, to float32 (n, outputs, 7); `outputs` names them and
+    `labels` is the one that `probabilities` returns; `description` is the content of the `.json` beside the file, or
+    {}; `model` is Keras's, None for a `.tflite` file. A change of its weights after the first prediction may have no
+    effect: see `keras_classifier`.
     """
 
-    def __init__(self, predict, description: dict, model=None):
-        self.description, self.model = description, model
+    def __init__(self, predict, outputs: tuple, description: dict, model=None):
+        self.outputs, self.description, self.model = outputs, description, model
+        self.labels = FERPLUS if FERPLUS in outputs else outputs[0]
         self._predict = predict
-        self._lock = threading.Lock()  # JAX and LiteRT give wrong answers or none to two threads at a time
+        self._lock = threading.Lock()  # JAX and LiteRT give wrong results to two threads at a time
 
     def probabilities(self, faces: np.ndarray) -> np.ndarray:
         """Return float32 (n, 7), rows summing to 1, for uint8 faces (n, 48, 48, 1), 0..255; n may be 0."""
+        return self.all_probabilities(faces)[:, self.outputs.index(self.labels)]
+
+    def all_probabilities(self, faces: np.ndarray) -> np.ndarray:
+        """Return the probabilities of every output, float32 (n, outputs, 7), for uint8 faces (n, 48, 48, 1)."""
         if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 1):
             raise ValueError(f"faces must be uint8 (n, 48, 48, 1), these are {faces.dtype} {faces.shape}.")
         if len(faces) == 0:
-            return np.zeros((0, len(EMOTIONS)), np.float32)
+            return np.zeros((0, len(self.outputs), len(EMOTIONS)), np.float32)
         with self._lock:
-            return self._predict(faces)
+            probabilities = self._predict(faces)
+        sums = probabilities.sum(axis=2, keepdims=True)
+        if not (probabilities.min() >= 0 and np.abs(sums - 1).max() < 0.05):
+            raise ModelError(
+                f"The network's seven outputs are no probabilities: they sum to {sums.flat[0]:.3g}. It needs a softmax "
+                "as its last layer."
+            )
+        return probabilities / sums  # int8 rounds each of the seven to 1/256
+
+    def predicting(self, labels: str) -> "Classifier":
+        """Return this network with another of its outputs as `probabilities`. Raises `ModelError` if it lacks it."""
+        if labels not in self.outputs:
+            raise ModelError(
+                f"The network has no output {labels}, only {', '.join(self.outputs)}. Choose one of these, or train a "
+                "network with FER+'s votes."
+            )
+        other = copy.copy(self)
+        other.labels = labels
+        return other
+
+
+def shipped_model() -> Path:
+    """Return best_model.tflite, which runs without TensorFlow, if it was made from the best_model.keras beside it.
+
+    Else return that one, and say so on stderr.
+    """
+    lite = BEST_MODEL.with_suffix(".tflite")
+    if lite.is_file():
+        origin = read_description(description_path(lite)).get("exported_from", {}).get("sha256")
+        if not BEST_MODEL.is_file() or origin == hashlib.sha256(BEST_MODEL.read_bytes()).hexdigest():
+            return lite
+    print(
+        f"{lite.name} does not belong to {BEST_MODEL.name}, so TensorFlow runs that, which starts more slowly. Make it "
+        "with: python train.py --export",
+        file=sys.stderr,
+    )
+    return BEST_MODEL
+
+
+def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
+    """Load a `.keras` file in safe mode, or a `.tflite` file, by default the shipped network.
+
+    `labels` is the output that `probabilities` returns, by default "ferplus" if the network has it.
+    Raises `ModelError` if the file is missing, of another format, damaged, carries code, does not map (n, 48, 48, 1)
+    faces to seven probabilities, contradicts the `.json` beside it, or has no such output.
+    """
+    path = Path(path)
+    description = read_description(description_path(path))
+    load = _load_lite if path.suffix == ".tflite" else _load_keras
+    classifier = load(path, description)
+    return classifier.predicting(labels) if labels else classifier
+
+
+def _load_keras(path: Path, description: dict) -> Classifier:
+    _refuse_unsafe(path)
+    keras = import_keras()
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
+        raise ModelError(
+            f"{path} cannot be loaded ({_first_line(error)}). Train a new one with: python train.py"
+        ) from error
+    expected = (None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS))
+    found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
+    both = found == (expected[0], [expected[1]] * 2) and tuple(model.output_names) == OUTPUTS
+    if found != expected and not both:
+        raise ModelError(
+            f"{path} maps {found[0]} to {found[1]}; this program needs a network from {expected[0]} to {expected[1]}, "
+            f"or to two of these named {' and '.join(OUTPUTS)}, as train.py makes it."
+        )
+    return keras_classifier(model, description)
+
+
+def keras_classifier(model, description: dict) -> Classifier:
+    """Return a Keras model as a classifier; on TensorFlow it keeps the weights it has at its first prediction."""
+    outputs = OUTPUTS if len(model.outputs) > 1 else (FER2013,)
+    return Classifier(_keras_predict(model), outputs, description, model)
 
 
 def _keras_predict(model):
-    """Return a function from any number of faces to a Keras model's probabilities."""
+    """Return a function from any number of faces to a Keras model's probabilities (n, outputs, 7)."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        return functools.partial(_predict_filled_up, model)
+        return functools.partial(_predict_padded, model)
     import tensorflow as tf
 
     @functools.cache
     def traced():
-        faster = symmetry.halve_multiplications(model)
-        # Weights that are constants let TensorFlow work out batch normalisation's factors once: a fifth less time.
-        trained = [weight.numpy() for weight in faster.trainable_variables]
-        measured = [weight.numpy() for weight in faster.non_trainable_variables]
+        folded = fold_symmetric_kernels(model)
+        # Constant weights let TensorFlow compute batch normalisation's factors once: a fifth less time.
+        trained = [weight.numpy() for weight in folded.trainable_variables]
+        measured = [weight.numpy() for weight in folded.non_trainable_variables]
         # The free batch dimension keeps every number of faces on one trace; `predict` would cost 40 ms a frame.
         return tf.function(
-            lambda faces: faster.stateless_call(trained, measured, tf.cast(faces, tf.float32), training=False)[0],
+            lambda faces: _stack(
+                folded.stateless_call(trained, measured, tf.cast(faces, tf.float32), training=False)[0]
+            ),
             input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.uint8)],
         )
 
     return lambda faces: traced()(faces).numpy()
 
 
-def _predict_filled_up(model, faces: np.ndarray) -> np.ndarray:
+def _stack(outputs):
+    """Return the outputs of a network, a tensor (n, 7) or a list of them, as one tensor (n, outputs, 7)."""
+    from keras import ops
+
+    return ops.stack(outputs if isinstance(outputs, (list, tuple)) else [outputs], axis=1)
+
+
+def _predict_padded(model, faces: np.ndarray) -> np.ndarray:
     """Predict with blank faces added up to a power of two: JAX compiles the network for every number of faces."""
-    filled = np.zeros((1 << (len(faces) - 1).bit_length(), *faces.shape[1:]), faces.dtype)
-    filled[: len(faces)] = faces
-    return model.predict_on_batch(filled)[: len(faces)]
+    padded = np.zeros((1 << (len(faces) - 1).bit_length(), *faces.shape[1:]), faces.dtype)
+    padded[: len(faces)] = faces
+    outputs = model.predict_on_batch(padded)
+    return np.stack(outputs if isinstance(outputs, list) else [outputs], axis=1)[: len(faces)]
 
 
-def lite_predict(content: bytes):
-    """Return a function from faces to the probabilities of a `.tflite` file's content.
+def _load_lite(path: Path, description: dict) -> Classifier:
+    if not path.is_file():
+        made = path.with_name(path.name.replace(".int8.tflite", ".tflite"))  # an export writes the int8 twin beside it
+        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {made}")
+    try:
+        predict, outputs = lite_predict(path.read_bytes())
+        return Classifier(predict, outputs, description)
+    except (OSError, ModelError) as error:
+        reason = str(error).rstrip(".")
+        raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
 
-    It runs in LiteRT (`ai-edge-litert`) where that is installed, without TensorFlow, and else in TensorFlow's copy.
-    Raises `ModelError` where it is damaged or does not take one uint8 face (1, 48, 48, 1) to float32 (1, 7).
+
+def lite_predict(content: bytes) -> tuple:
+    """Return a function from uint8 faces (n, 48, 48, 1) to float32 (n, outputs, 7) for the content of a `.tflite` file,
+    and the names of its outputs.
+
+    It runs in LiteRT (`ai-edge-litert`) if that is installed, without TensorFlow, else in TensorFlow's copy.
+    Raises `ModelError` if it is damaged or does not map one uint8 face (1, 48, 48, 1) to float32 (1, 7) an output.
     """
     with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
-        warnings.simplefilter("ignore")  # TensorFlow's copy says that it is leaving
+        warnings.simplefilter("ignore")  # TensorFlow's copy warns that it is deprecated
         interpreter_class = _import_interpreter()
         try:
             interpreter = interpreter_class(model_content=content)
             interpreter.allocate_tensors()
         except Exception as error:  # several kinds for a damaged file
-            raise ModelError(f"it is damaged or of another kind: {first_line(error)}") from error
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs)]
+            raise ModelError(f"it is damaged or of another kind: {_first_line(error)}") from error
+    inputs, outputs = interpreter.get_input_details(), _lite_outputs(interpreter)
+    found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs.values())]
     expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
-    if found != expected:
+    if found not in (expected, [*expected, expected[1]]):
         raise ModelError(f"its tensors are {found}, this program needs {expected}")
     scale, zero_point = inputs[0]["quantization"]  # scale 0: not quantized, the pixels are taken as they are
     if zero_point != 0 or (scale != 0 and abs(scale - 1) > 1e-3):
         raise ModelError(f"its pixels are scaled by {scale:g} from {zero_point}, this program needs 0 to 255")
 
     def predict(faces: np.ndarray) -> np.ndarray:
-        probabilities = np.zeros((len(faces), len(EMOTIONS)), np.float32)
+        probabilities = np.zeros((len(faces), len(outputs), len(EMOTIONS)), np.float32)
         for row, face in zip(probabilities, faces, strict=True):
             interpreter.set_tensor(inputs[0]["index"], face[np.newaxis])
             interpreter.invoke()
-            row[:] = interpreter.get_tensor(outputs[0]["index"])[0]
-        return probabilities / probabilities.sum(axis=1, keepdims=True)  # int8 rounds each of the seven to 1/256
+            for column, output in enumerate(outputs.values()):
+                row[column] = interpreter.get_tensor(output["index"])[0]
+        return probabilities
 
-    return predict
+    return predict, tuple(outputs)
+
+
+def _lite_outputs(interpreter) -> dict:
+    """Return the details of a `.tflite` file's outputs by name; a single one is the label in FER-2013."""
+    details = interpreter.get_output_details()
+    if len(details) == 1:
+        return {FER2013: details[0]}
+    named = interpreter.get_signature_runner().get_output_details() if interpreter.get_signature_list() else {}
+    return {name: named[name] for name in OUTPUTS if name in named}
 
 
 def _import_interpreter():
-    """Return LiteRT's class of interpreters, from its own small package or from TensorFlow."""
+    """Return LiteRT's interpreter class, from its own small package or from TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -371,57 +592,20 @@ def _import_interpreter():
     return Interpreter
 
 
-def load_classifier(path=BEST_MODEL) -> Classifier:
-    """Load a `.keras` file in safe mode, or a `.tflite` file, by default the shipped one, ready for `probabilities`.
-
-    Raises `ModelError` where the file is missing, of another format, damaged, carries code, does not take
-    (n, 48, 48, 1) faces to seven probabilities, or is contradicted by the `.json` beside it.
-    """
-    path = Path(path)
-    description = read_description(description_path(path))
-    if path.suffix == ".tflite":
-        return _load_lite(path, description)
-    _refuse_unsafe(path)
-    keras = import_keras()
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
-        raise ModelError(
-            f"{path} cannot be loaded ({first_line(error)}). Train a new one with: python train.py"
-        ) from error
-    expected = ((None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS)))
-    found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
-    if found != expected:
-        raise ModelError(
-            f"{path} takes {found[0]} to {found[1]}; this program needs a network from "
-            f"{expected[0]} to {expected[1]}, as train.py makes it."
-        )
-    return keras_classifier(model, description)
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).split("\n")[0]
 
 
-def keras_classifier(model, description: dict) -> Classifier:
-    """Return a Keras model as a classifier; on TensorFlow it keeps the weights that it had at its first answer."""
-    return Classifier(_keras_predict(model), description, model)
-
-
-def _load_lite(path: Path, description: dict) -> Classifier:
-    if not path.is_file():
-        made = path.with_name(path.name.replace(".int8.tflite", ".tflite"))  # an export writes the int8 twin beside it
-        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {made}")
-    try:
-        return Classifier(lite_predict(path.read_bytes()), description)
-    except (OSError, ModelError) as error:
-        reason = str(error).rstrip(".")
-        raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
+# --- descriptions and safety ------------------------------------------------------------------------------------
 
 
 def description_path(path: Path) -> Path:
-    """Return where a model is described: best_model.json, but best_model.tflite.json, for both may lie in a folder."""
+    """Return a model's description: best_model.json, but best_model.tflite.json, for both may lie in one folder."""
     return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
 
 
 def read_description(path: Path) -> dict:
-    """Return what the `.json` beside a model says, {} where there is none; refuse one that contradicts the contract."""
+    """Return the `.json` beside a model, {} if there is none; refuse one that contradicts the contract."""
     if not path.is_file():
         return {}
     try:
@@ -431,8 +615,8 @@ def read_description(path: Path) -> dict:
         raise ModelError(f"{path} is no description of a model ({error}). Delete it or train again.") from error
     if labels != list(EMOTIONS) or pixel_range != [0, 255]:
         raise ModelError(
-            f"{path} says labels {labels} and pixels {pixel_range}, but this program gives {list(EMOTIONS)} and "
-            "pixels 0 to 255. Use a model made by this train.py, or delete the description if it is wrong."
+            f"{path} has labels {labels} and pixels {pixel_range}, but this program uses {list(EMOTIONS)} and pixels "
+            "0 to 255. Use a model made by this train.py, or delete the description if it is wrong."
         )
     return description
 
@@ -444,7 +628,7 @@ def _refuse_unsafe(path: Path) -> None:
     """
     if not path.is_file():
         raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH")
-    with path.open("rb") as file:  # opened here, for zipfile says of one that may not be read that it is none
+    with path.open("rb") as file:  # opened here: zipfile takes a file without read permission for no archive
         is_archive = zipfile.is_zipfile(file)
     if path.suffix != ".keras" or not is_archive:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Does levelling the eyes pay? Accuracy on PublicTest faces turned by -30 to 30 degrees, with and without.
+"""Does levelling the eyes pay? Accuracy on PublicTest faces rotated by -30 to 30 degrees, with and without.
 
 python benchmarks/align.py --data PATH [--faces 1000]
 """
@@ -9,64 +9,62 @@ import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SIDE = 192  # pixels, width and height of a face before it is turned
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cv2
+import numpy as np
+
+from data import PUBLIC_TEST, load_fer2013
+from emotions.faces import crop_faces, find_tilt, load_cascade
+from model import BEST_MODEL, UserError, load_classifier
+
+SIDE = 192  # pixels, width and height of a face before it is rotated
 ANGLES = (-30, -20, -10, 0, 10, 20, 30)  # degrees
 
 
-def parse_args(argv=None):
+def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", required=True, metavar="PATH", help="FER-2013: CSV file, folder or archive")
     parser.add_argument("--faces", type=int, default=1000, help="how many faces of PublicTest, from its start")
-    parser.add_argument("--model", default=str(REPOSITORY / "best_model.keras"))
+    parser.add_argument("--model", type=Path, default=BEST_MODEL)
     return parser.parse_args(argv)
 
 
-def turned(face, degrees):
-    """Return a face uint8 (48, 48) enlarged and turned clockwise, its edges continued."""
-    import cv2
-
+def rotated(face: np.ndarray, degrees: float) -> np.ndarray:
+    """Return a face uint8 (48, 48) enlarged and rotated clockwise, its edges continued."""
     face = cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    turn = cv2.getRotationMatrix2D(((SIDE - 1) / 2,) * 2, -degrees, 1.0)
-    return cv2.warpAffine(face, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    rotation = cv2.getRotationMatrix2D(((SIDE - 1) / 2,) * 2, -degrees, 1.0)
+    return cv2.warpAffine(face, rotation, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     args = parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.insert(0, str(REPOSITORY))
-    import cv2
-    import numpy as np
-
-    from data import DataError, load_fer2013
-    from faces import crop_faces, find_tilt, load_cascade
-    from model import ModelError, load_classifier
-
     try:
         classifier = load_classifier(args.model)
-        split = load_fer2013(args.data)["PublicTest"]
-    except (DataError, ModelError) as error:
+        split = load_fer2013(args.data)[PUBLIC_TEST]
+    except UserError as error:
         sys.exit(f"align.py: {error}")
     eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml")
     faces, labels = split.faces[: args.faces, :, :, 0], split.labels[: args.faces]
     box = (0, 0, SIDE, SIDE)
     print(f"{len(faces)} faces of PublicTest; eyes that are exactly level count as not found")
-    print("turned   as it is   levelled   eyes found   mean error   ms a face")
+    print("rotated   unchanged   level   eyes found   mean error   ms a face")
     for angle in ANGLES:
-        images = [turned(face, angle) for face in faces]
+        images = [rotated(face, angle) for face in faces]
         start = time.perf_counter()
         tilts = np.array([find_tilt(eyes, image, box) for image in images])
         milliseconds = 1000 * (time.perf_counter() - start) / len(images)
-        plain = np.concatenate([crop_faces(image, [box]) for image in images])
+        unchanged = np.concatenate([crop_faces(image, [box]) for image in images])
         level = np.concatenate([crop_faces(image, [box], [tilt]) for image, tilt in zip(images, tilts, strict=True)])
-        accuracy = [(classifier.probabilities(crops).argmax(1) == labels).mean() for crops in (plain, level)]
+        accuracy = [(classifier.probabilities(crops).argmax(1) == labels).mean() for crops in (unchanged, level)]
         found = tilts != 0
         error = np.abs(tilts[found] - angle).mean() if found.any() else float("nan")
         print(
-            f"{angle:+5d}°  {accuracy[0]:8.1%}   {accuracy[1]:8.1%}   {found.mean():9.0%}   {error:8.1f}°   "
-            f"{milliseconds:8.1f}",
+            f"{angle:+6d}°  {accuracy[0]:9.1%}  {accuracy[1]:6.1%}   {found.mean():10.0%}   {error:9.1f}°   "
+            f"{milliseconds:9.1f}",
             flush=True,
         )
     return 0

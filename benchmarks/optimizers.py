@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py --data PATH
 
-Every optimizer sees the same weights at the start and the same batches. A few epochs say which one starts faster at
+Every optimizer sees the same weights at the start and the same batches. A few epochs show which one starts faster at
 these rates, not which one ends higher.
 """
 
@@ -46,8 +46,9 @@ def train_with(optimizer, training, validation, args):
     import keras
     import pandas as pd
 
-    from data import Augmentation, make_batches, one_hot
-    from model import build_model, measure_batch_normalization
+    from data import BatchSettings, make_batches, one_hot
+    from model import build_model
+    from training.batch_norm import measure_batch_normalization
 
     rows = []
 
@@ -60,7 +61,7 @@ def train_with(optimizer, training, validation, args):
     model = build_model("cnn")
     model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     model.fit(
-        make_batches(training, args.batch_size, args.seed, Augmentation()),
+        make_batches(training, BatchSettings(batch_size=args.batch_size, seed=args.seed)),
         steps_per_epoch=-(-len(training) // args.batch_size),
         epochs=args.epochs,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=score)],
@@ -74,7 +75,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
 
     from data import PUBLIC_TEST, TRAINING, DataError, load_fer2013, stratified
-    from figures import draw_optimizers
+    from evaluation.figures import draw_optimizers
     from model import import_keras
 
     keras = import_keras()

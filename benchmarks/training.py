@@ -7,6 +7,7 @@ three take turns, and the medians of all turns are compared: a machine is rarely
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -18,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--arch", choices=("resnet-symmetric", "resnet", "cnn"), default="resnet-symmetric",
-        help="the network (default: resnet-symmetric)",
+        "--arch", choices=("resnet-equivariant", "resnet", "cnn"), default="resnet-equivariant",
+        help="the network (default: resnet-equivariant)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, help="faces a step (default: that of train.py)")
     parser.add_argument("--steps", type=int, default=25, help="steps to time in a turn (default: 25)")
@@ -67,27 +68,28 @@ def image_by_image(split, batch_size: int, generator):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py does
 
     import numpy as np
 
-    import train
-    from data import Augmentation, Split, make_batches
-    from model import count_multiply_adds, import_keras, prefers_bfloat16, use_onednn
-    from options import choose_optimizer
+    from data import BatchSettings, Split, make_batches
+    from model import count_multiply_adds, import_keras
 
-    use_onednn()
     import_keras()
-    options = train.parse_args(["--arch", args.arch])
-    options.batch_size, options.mixed_precision = args.batch_size, prefers_bfloat16()
-    choose_optimizer(options)
+    from training.loop import compiled_model, prefers_bfloat16
+    from training.options import TrainingOptions, complete
+    from training.schedule import phases
+
+    options = TrainingOptions(arch=args.arch, batch_size=args.batch_size, mixed_precision=prefers_bfloat16())
+    options = complete(options)
     batch_size = options.batch_size
     generator = np.random.default_rng(0)
     count = batch_size * 20
     faces = generator.integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     split = Split(faces, generator.integers(0, 7, count).astype(np.uint8))
-    model = train.compiled_model(options, 48)
+    model = compiled_model(options, phases(options)[-1])
 
-    batches = make_batches(split, batch_size, 0, Augmentation())
+    batches = make_batches(split, BatchSettings(batch_size=batch_size))
     batch = next(batches)
     single = image_by_image(split, batch_size, generator)
     bare_seconds(model, batch, 5)  # traces and warms up

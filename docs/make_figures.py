@@ -1,16 +1,16 @@
-"""Make the README's explanatory pictures from the shipped model and the demo's average faces, into docs/.
+"""Draw the README's figures from the shipped model and the demo's average faces, into docs/.
 
     python docs/make_figures.py [--run runs/TIME]
 
-With --run, the folder of a training or an evaluation, also its pictures that show no single person: curves, confusion,
-reliability, coverage, live path. No picture holds a single face of FER-2013.
+With --run, the folder of a training or an evaluation, also copy its figures without faces: curves, confusion matrices,
+reliability, coverage, end to end. No figure shows a single face of FER-2013.
 """
 
 import argparse
 import shutil
 import sys
-import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
@@ -18,24 +18,25 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 import cascade_figure  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 
-import evaluate  # noqa: E402
-import figures  # noqa: E402
-import live_path  # noqa: E402
-import main as main_program  # noqa: E402
-import video  # noqa: E402
-from model import EMOTIONS, IMAGE_SIZE, ModelError, count_multiply_adds, load_classifier  # noqa: E402
+from emotions import EmotionDetector  # noqa: E402
+from evaluation import figures  # noqa: E402
+from evaluation.grad_cam import grad_cam  # noqa: E402
+from evaluation.report import draw_conditions  # noqa: E402
+from live.sources import Demo  # noqa: E402
+from live.view import View  # noqa: E402
+from model import BEST_MODEL, EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError, count_multiply_adds, load_classifier  # noqa: E402
 
-FROM_RUN = ("curves.png", "confusion_matrix.png", "reliability.png", "coverage.png", "live_path.png")
-SHOWN = EMOTIONS.index("surprise")  # the average face that is augmented and looked through: its mouth is wide open
+FROM_RUN = ("curves", "ten_people", "confusion_matrix", "reliability", "coverage", "end_to_end")
+SHOWN = EMOTIONS.index("surprise")  # the average face in the figures of one: its mouth is wide open
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=DOCS.parent / "best_model.keras", help="the model to look into")
-    parser.add_argument("--run", type=Path, help="a run folder to take the pictures of scores from")
-    parser.add_argument("--output", type=Path, default=DOCS, help="the folder for the pictures")
+    parser.add_argument("--model", type=Path, default=BEST_MODEL, help="a .keras model")
+    parser.add_argument("--run", type=Path, help="a run folder to copy the figures of scores from")
+    parser.add_argument("--output", type=Path, default=DOCS, help="the folder for the figures")
     return parser.parse_args(argv)
 
 
@@ -43,162 +44,147 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     try:
         classifier = load_classifier(args.model)
-    except ModelError as error:
-        print(error, file=sys.stderr)
+    except UserError as error:
+        print(f"make_figures.py: {error}", file=sys.stderr)
         return 2
-    large = read_average_faces()
-    faces = np.stack([cv2.resize(face, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA) for face in large])
-    faces = faces[..., None]  # (7, 48, 48, 1)
-    draw_emotions(large, classifier, faces, args.output / "emotions.png")
-    figures.draw_augmentation(faces[SHOWN : SHOWN + 1], args.output / "augmentation.png")
+    strip = cv2.imread(str(DOCS.parent / "demo" / "average_faces.png"), cv2.IMREAD_GRAYSCALE)
+    large = np.stack(np.hsplit(strip, len(EMOTIONS)))  # (7, 192, 192)
+    small = [cv2.resize(face, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA) for face in large]
+    faces = np.stack(small)[..., None]  # (7, 48, 48, 1)
+    shown = faces[SHOWN : SHOWN + 1]
+    draw_emotions(large, classifier.probabilities(faces), args.output / "emotions.png")
+    draw_overlay(classifier, args.output)
+    figures.draw_augmentation(shown, args.output / "augmentation.png")
     draw_network(classifier.model, args.output / "network.png")
-    draw_activations(classifier.model, faces[SHOWN : SHOWN + 1], args.output / "activations.png")
-    captions = list(EMOTIONS)
-    title = "Where the network looks for each emotion, on the average faces (Grad-CAM: bright and yellow most)"
-    maps = evaluate.grad_cam(classifier.model, faces, range(len(EMOTIONS)))
-    figures.draw_grad_cam(faces, maps, captions, title, args.output / "grad_cam.png")
-    frames = [live_path.make_frames(faces[SHOWN : SHOWN + 1], name)[0] for name in live_path.CONDITIONS]
-    title = "The conditions of the live path's evaluation, on an average face"
-    figures.draw_faces(frames, list(live_path.CONDITIONS), title, args.output / "live_conditions.png", 5)
+    draw_activations(classifier.model, shown, args.output / "activations.png")
+    maps = grad_cam(classifier.model, faces, range(len(EMOTIONS)), classifier.labels)
+    title = "Image regions that support each emotion, on the average faces (Grad-CAM, bright yellow: most)"
+    figures.draw_grad_cam(faces, maps, list(EMOTIONS), title, args.output / "grad_cam.png")
+    draw_conditions(shown, args.output / "conditions.png")
     cascade_figure.draw(large[EMOTIONS.index("neutral")], args.output / "cascade.png")
-    draw_overlay(args.model, args.output / "overlay.png")
     for name in FROM_RUN if args.run else ():
-        if (args.run / name).exists():
-            shutil.copyfile(args.run / name, args.output / name)
+        if (args.run / f"{name}.png").exists():
+            shutil.copyfile(args.run / f"{name}.png", args.output / f"{name}.png")
     return 0
 
 
-def read_average_faces() -> np.ndarray:
-    """Return the demo's faces, uint8 (7, size, size)."""
-    strip = cv2.imread(str(DOCS.parent / "demo" / "average_faces.png"), cv2.IMREAD_GRAYSCALE)
-    return np.stack(np.hsplit(strip, len(EMOTIONS)))
-
-
-def draw_emotions(large: np.ndarray, classifier, faces: np.ndarray, path: Path) -> None:
-    """Draw the average face of each emotion with what the model says of it."""
-    probabilities = classifier.probabilities(faces)
+def draw_emotions(large: np.ndarray, probabilities: np.ndarray, path: Path) -> None:
+    """Draw the average faces (7, h, w) with the model's predictions (7, 7)."""
     captions = [
-        f"{name}\n(“{EMOTIONS[row.argmax()]}” {row.max():.0%})"
-        for name, row in zip(EMOTIONS, probabilities, strict=True)
+        f"{name}\n→ {EMOTIONS[row.argmax()]} {row.max():.0%}" for name, row in zip(EMOTIONS, probabilities, strict=True)
     ]
-    title = "An average face of each emotion, of 300 alike; below the name, what the model says"
+    title = "The average of many similar faces of each emotion (→ the model's prediction and its confidence)"
     figures.draw_faces(large[..., None], captions, title, path)
 
 
-def draw_overlay(model: Path, path: Path) -> None:
-    """Draw what main.py shows in the demo, a second after each face came."""
-    emotion_seconds = video.Demo().emotion_seconds
-    with tempfile.TemporaryDirectory() as folder:
-        film, log = Path(folder) / "demo.mp4", Path(folder) / "demo.csv"
-        options = ["--model", str(model), "--output", str(film), "--log", str(log)]
-        main_program.main(["--source", "demo", "--no-window", *options])
-        faces = pd.read_csv(log).set_index("frame")
-        capture, tiles = cv2.VideoCapture(str(film)), []
-        for number in range(len(EMOTIONS)):
-            frame = round((number * emotion_seconds + 1) * video.Demo.fps)
-            capture.set(cv2.CAP_PROP_POS_FRAMES, frame)
-            image, face = capture.read()[1], faces.loc[frame]
-            x, y, side = face["x"] - 32, face["y"] - 32, face["width"] + 64  # the label is above
-            tiles.append(cv2.resize(image[y : y + side, x : x + side], (200, 200), interpolation=cv2.INTER_AREA))
-        capture.release()
-    path.write_bytes(cv2.imencode(".png", np.hstack(tiles))[1].tobytes())
+def draw_overlay(classifier, folder: Path) -> None:
+    """Draw what main.py shows in the demo: window.png, all of it, and overlay.png, each face a second after it came."""
+    demo, detector, view = Demo(), EmotionDetector(classifier), View()
+    seconds = [number * demo.emotion_seconds + 1 for number in range(len(EMOTIONS))]
+    indices = [round(second * demo.fps) for second in seconds]
+    tiles = []
+    for frame in demo:
+        faces = detector.track(frame.image, frame.time_seconds)
+        if frame.index not in indices:
+            continue
+        view.bars = False
+        view.update(frame.image, faces)
+        x, y, width, _ = faces[0].box
+        tile = view.image[y - 32 : y + width + 32, x - 32 : x + width + 32]  # the label is above the box
+        tiles.append(cv2.resize(tile, (200, 200), interpolation=cv2.INTER_AREA))
+        if len(tiles) == EMOTIONS.index("fear") + 1:
+            view.bars = True
+            view.redraw()
+            cv2.imwrite(str(folder / "window.png"), view.rendered(f"{demo.fps:.0f} fps", ""))
+    cv2.imwrite(str(folder / "overlay.png"), np.hstack(tiles))
 
 
 # --- the network ------------------------------------------------------------------------------------------------
 
 
-def layer_groups(model) -> list[dict]:
-    """Return the network block by block: what it does, its output shape, its parameters and multiply-adds."""
+def kind(layer) -> str:
+    return type(layer).__name__
+
+
+def layer_groups(model) -> list[list]:
+    """Return the layers block by block: the input, the stem, every residual block or pooling block, the head."""
     groups, current = [], []
     for layer, following in zip(model.layers, [*model.layers[1:], None], strict=True):
         current.append(layer)
-        kinds = [type(part).__name__ for part in current]
-        block_ends = kinds[-1] in ("InputLayer", "SpatialDropout2D", "Flatten")
-        block_ends |= kinds[-1] == "ReLU" and ("Add" in kinds or len(layer.output.shape) == 2 or len(groups) == 1)
-        if following is not None and block_ends and type(following).__name__ != "SpatialDropout2D":
+        kinds = [kind(part) for part in current]
+        ends = kinds[-1] in ("InputLayer", "SpatialDropout2D", "Flatten")
+        ends |= kinds[-1] == "ReLU" and ("Add" in kinds or len(layer.output.shape) == 2 or len(groups) == 1)
+        if following is not None and ends and kind(following) != "SpatialDropout2D":
             groups.append(current)
             current = []
-    groups.append(current)
-    return [describe_group(group) for group in groups]
+    return [group for group in [*groups, current] if kind(group[-1]) != "Flatten"]
 
 
-def describe_group(layers: list) -> dict:
-    import types
-
-    return {
-        "lines": residual_lines(layers) if any(type(layer).__name__ == "Add" for layer in layers) else lines(layers),
-        "shape": tuple(layers[-1].output.shape[1:]),
-        "parameters": sum(layer.count_params() for layer in layers),
-        "multiply_adds": count_multiply_adds(types.SimpleNamespace(layers=layers)),
-    }
-
-
-def residual_lines(layers: list) -> list[str]:
-    """Return a residual block in short: pooling, its two convolutions, the weighting of channels, the shortcut."""
-    convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D" and layer.kernel_size == (3, 3)]
-    first, second = (f"conv 3×3, {layer.filters}" + step(layer) for layer in convolutions)
-    pooled = any(type(layer).__name__ == "AveragePooling2D" for layer in layers) and convolutions[0].strides[0] == 1
-    pooling = ["mean pool 2×2"] if pooled else []
-    return [*pooling, first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
-
-
-def step(convolution) -> str:
-    """Return by how much a convolution shrinks its maps, as diagrams of residual networks write it."""
-    return f", /{convolution.strides[0]}" if convolution.strides[0] > 1 else ""
-
-
-def lines(layers: list) -> list[str]:
+def describe_layers(layers: list) -> list[str]:
+    """Return a line per layer; a residual block in short, without its squeeze-and-excitation and shortcut layers."""
+    if any(kind(layer) == "Add" for layer in layers):
+        convolutions = [layer for layer in layers if kind(layer) == "Conv2D" and layer.kernel_size == (3, 3)]
+        first, second = map(describe_convolution, convolutions)
+        pooled = any(kind(layer) == "AveragePooling2D" for layer in layers) and convolutions[0].strides[0] == 1
+        pooling = ["mean pool 2×2"] if pooled else []
+        return [*pooling, first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
     names = {
         "Rescaling": "÷ 255", "MaxPooling2D": "max pool 2×2", "BatchNormalization": "batch norm", "ReLU": "ReLU",
-        "InputLayer": "gray face", "Flatten": "flatten", "GlobalAveragePooling2D": "mean of places",
+        "InputLayer": "gray face", "GlobalAveragePooling2D": "global mean",
     }  # fmt: skip
     result = []
     for layer in layers:
-        kind = type(layer).__name__
-        if kind == "Conv2D":
-            result.append(f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}" + step(layer))
-        elif kind == "Dense":
-            result.append(f"dense {layer.units}")
-        elif "Dropout" in kind:
-            result.append(f"dropout {layer.rate:g}")
+        if kind(layer) == "Conv2D":
+            result.append(describe_convolution(layer))
+        elif kind(layer) == "Dense":
+            head = f"softmax: {layer.name}" if layer.name in OUTPUTS else "softmax"
+            result += [f"dense {layer.units}"] + [head] * (layer.units == len(EMOTIONS))
         else:
-            result.append(names.get(kind, kind))
-    return [*result, "softmax"] if result[-1] == "dense 7" else result
+            result.append(
+                f"dropout {layer.rate:g}" if "Dropout" in kind(layer) else names.get(kind(layer), kind(layer))
+            )
+    return result
+
+
+def describe_convolution(layer) -> str:
+    stride = f", /{layer.strides[0]}" if layer.strides[0] > 1 else ""  # as diagrams of residual networks write it
+    return f"conv {layer.kernel_size[0]}×{layer.kernel_size[1]}, {layer.filters}{stride}"
 
 
 @figures.styled
 def draw_network(model, path: Path) -> None:
-    """Draw the network block by block: its maps to scale, what happens in it, parameters, multiply-adds."""
-    groups = [group for group in layer_groups(model) if group["lines"] != ["flatten"]]
+    """Draw the network block by block: its maps to scale, its layers, parameters, multiply-adds."""
+    groups = layer_groups(model)
     figure, axis = figures.new_figure(4.1)
     axis.set(xlim=(0, len(groups)), ylim=(-3.05, 1.2))
     axis.set_axis_off()
-    for column, group in enumerate(groups):
-        shape = group["shape"]
-        height = shape[0] / IMAGE_SIZE if len(shape) == 3 else 0.05
-        layers = min(1 + int(np.log2(shape[-1])), 9) if len(shape) == 3 else 1
-        for depth in range(layers):
-            corner = column + 0.1 + 0.035 * depth, 0.02 * depth
-            width = 0.72 * height if len(shape) == 3 else 0.7
-            axis.add_patch(patch(corner, width, height))
-        axis.text(column + 0.5, -0.16, " × ".join(map(str, shape)), ha="center", va="top", fontsize=10, weight="bold")
-        axis.text(column + 0.5, -0.5, "\n".join(group["lines"]), ha="center", va="top", fontsize=8.5, linespacing=1.45)
-        if group["parameters"]:
-            text = f"{thousands(group['parameters'])}\n{thousands(group['multiply_adds'])}"
-            axis.text(column + 0.5, -2.5, text, ha="center", va="top", fontsize=9, color=figures.BLUE)
-    axis.text(0.5, -2.5, "parameters\nmultiply-adds", ha="center", va="top", fontsize=9, color=figures.BLUE)
+    for column, layers in enumerate(groups):
+        draw_maps(axis, column, layers[-1].output.shape[1:])
+        text = {"ha": "center", "va": "top"}
+        lines = "\n".join(describe_layers(layers))
+        axis.text(column + 0.5, -0.5, lines, fontsize=8.5, linespacing=1.45, **text)
+        parameters = sum(layer.count_params() for layer in layers)
+        counts = "parameters\nmultiply-adds"
+        if parameters:
+            counts = f"{short(parameters)}\n{short(count_multiply_adds(SimpleNamespace(layers=layers)))}"
+        axis.text(column + 0.5, -2.5, counts, fontsize=9, color=figures.BLUE, **text)
     total = f"{model.count_params() / 1e6:.2f} million parameters, {count_multiply_adds(model) / 1e6:.0f} million"
-    axis.set_title(f"The network, from a face to seven probabilities: {total} multiply-adds a face")
+    axis.set_title(f"The network, from a face to seven probabilities: {total} multiply-adds per face")
     figure.savefig(path)
 
 
-def patch(corner, width: float, height: float):
-    from matplotlib.patches import Rectangle
+def draw_maps(axis, column: int, shape) -> None:
+    """Draw maps (h, w, channels) to scale, one behind the other, or a bar for (units,), and below it their shape."""
+    is_map = len(shape) == 3
+    height = shape[0] / IMAGE_SIZE if is_map else 0.05
+    for depth in range(min(1 + int(np.log2(shape[-1])), 9) if is_map else 1):
+        corner = column + 0.1 + 0.035 * depth, 0.02 * depth
+        width = 0.72 * height if is_map else 0.7
+        axis.add_patch(Rectangle(corner, width, height, facecolor=figures.SKY, edgecolor="white", linewidth=0.8))
+    axis.text(column + 0.5, -0.16, " × ".join(map(str, shape)), ha="center", va="top", weight="bold")
 
-    return Rectangle(corner, width, height, facecolor=figures.SKY, edgecolor="white", linewidth=0.8)
 
-
-def thousands(count: int) -> str:
+def short(count: int) -> str:
     """Return a count in the unit that keeps it short: 1,234 as 1.2 k, 28311552 as 28 M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if count >= size:
@@ -209,13 +195,12 @@ def thousands(count: int) -> str:
 
 @figures.styled
 def draw_activations(model, face: np.ndarray, path: Path, shown: int = 8) -> None:
-    """Draw the channels of a low, a middle and a high layer that a face (1, 48, 48, 1) varies most in."""
+    """Draw the channels with the highest contrast of a low, a middle and a high layer, for a face (1, 48, 48, 1)."""
     import keras
 
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU) and len(layer.output.shape) == 4]
     large = [layer for layer in layers if layer.output.shape[1] >= 6]  # smaller maps show nothing to the eye
-    low, middle, high = large[0], large[len(large) // 2], large[-1]
-    rows = (("low: edges", low), ("middle: parts", middle), ("high: patterns", high))
+    rows = (("low: edges", large[0]), ("middle: parts", large[len(large) // 2]), ("high: patterns", large[-1]))
     outputs = keras.Model(model.input, [layer.output for _, layer in rows])(face)
     figure, axes = figures.new_figure(3.4, len(rows), shown + 1)
     for row, ((name, layer), output) in enumerate(zip(rows, outputs, strict=True)):
@@ -223,13 +208,13 @@ def draw_activations(model, face: np.ndarray, path: Path, shown: int = 8) -> Non
         _, height, width, channels = layer.output.shape
         axes[row, 0].set_axis_off()
         text = f"{name}\n{height} × {width} × {channels}"
-        axes[row, 0].text(0, 0.5, text, va="center", fontsize=10, transform=axes[row, 0].transAxes, linespacing=1.5)
-        border = height // 12  # where the padding sets off edges that are none
+        axes[row, 0].text(0, 0.5, text, va="center", transform=axes[row, 0].transAxes, linespacing=1.5)
+        border = height // 12  # padding causes false edges there
         inner = maps[border : height - border, border : width - border]
         strongest = np.argsort(-inner.std(axis=(0, 1)))[:shown]
         for axis, channel in zip(axes[row, 1:], strongest, strict=True):
             figures.show_image(axis, maps[:, :, channel], vmin=0, vmax=inner[:, :, channel].max(), cmap="inferno")
-    figure.suptitle(f"What the layers see in the average face of {EMOTIONS[SHOWN]}: their eight liveliest channels")
+    figure.suptitle(f"Feature maps of the average face of {EMOTIONS[SHOWN]}: the eight channels of highest contrast")
     figure.savefig(path)
 
 

@@ -1,4 +1,4 @@
-"""What several test modules share: a small untrained network, the demo's face, and cameras that follow a script."""
+"""What several test modules share: tiny untrained networks, the demo's frames, and cameras that follow a script."""
 
 import os
 import signal
@@ -11,11 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from model import use_onednn
-
-use_onednn()  # as train.main does: some tests import Keras earlier
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py sets it: some tests import Keras earlier
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 REAL_CAPTURE = cv2.VideoCapture
 
 
@@ -28,7 +26,7 @@ def run_code(code, cwd=REPOSITORY, **environment):
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory):
-    """Path of a network that takes no time: one dense layer, untrained."""
+    """Path of a .keras network that takes no time: one dense layer, untrained."""
     import keras
     from keras import layers
 
@@ -36,13 +34,31 @@ def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "tiny.keras"
     tiny = [keras.Input((48, 48, 1)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(7, "softmax")]
     keras.Sequential(tiny).save(path)
+    for name in ("tiny.json", "tiny.tflite.json"):  # else main.py warns
+        path.with_name(name).write_text('{"pixel_range": [0, 255]}')
+    return path
+
+
+@pytest.fixture(scope="session")
+def lite_network(network):
+    """Path of the same network as .tflite: LiteRT runs it, TensorFlow need not be imported."""
+    import tensorflow as tf
+
+    from model import import_keras, native_stderr_hidden
+
+    keras = import_keras()
+    model = keras.saving.load_model(network, compile=False)
+    face = keras.Input(batch_shape=(1, 48, 48, 1), dtype="uint8", name="faces")
+    path = network.with_suffix(".tflite")
+    with native_stderr_hidden():
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, model(face))).convert())
     return path
 
 
 @pytest.fixture(scope="session")
 def demo():
     """The demo's frames, BGR uint8 (480, 640, 3), three seconds of them."""
-    from video import Demo
+    from live.sources import Demo
 
     return [frame.image for frame in Demo(seconds=3)]
 
@@ -131,8 +147,8 @@ def read_video(path):
     return images, fps
 
 
-def answers(network, faces):
-    """What a Keras model says at the moment, as a NumPy array on every backend."""
+def predictions(network, faces):
+    """The probabilities of a Keras model with its current weights, as a NumPy array on every backend."""
     import keras
 
     return keras.ops.convert_to_numpy(network(faces))

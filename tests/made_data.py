@@ -45,3 +45,15 @@ def zip_up(path: Path, root: Path) -> Path:
         for file in sorted(root.rglob("*")):
             archive.write(file, file.relative_to(root))
     return path
+
+
+def write_votes(path: Path, rows, votes=None) -> Path:
+    """Write FER+'s table for rows: nine of ten people agree with the label, or `votes` (n, 10) in FER+'s order."""
+    columns = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+    place = (4, 5, 6, 1, 3, 2, 0)  # of Kaggle's codes among the columns
+    lines = [",".join(("Usage", "Image name", *columns))]
+    for i, (label, _, usage) in enumerate(rows):
+        cells = [9 * (column == place[label]) + (column == 8) for column in range(10)] if votes is None else votes[i]
+        lines.append(",".join([usage, f"fer{i:07}.png", *map(str, cells)]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_data import SPLITS, make_rows, write_csv, write_folders, zip_up
+from made_data import SPLITS, make_rows, write_csv, write_folders, write_votes, zip_up
 
 import data
-from data import Augmentation, DataError, augment, load_fer2013, make_batches
-from files import PICTURE_SUFFIXES
+from common.files import IMAGE_SUFFIXES
+from data import Augmentation, BatchSettings, DataError, augment, load_fer2013, make_batches
 from model import EMOTIONS
 
 ROWS = make_rows()
@@ -63,7 +63,7 @@ def sorted_faces(faces, labels):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_faces_and_labels(layout, tmp_path):
+def test_reads_every_layout(layout, tmp_path):
     path = LAYOUTS[layout](tmp_path)
     if (tmp_path / "in").exists():
         shutil.rmtree(tmp_path / "in")
@@ -79,21 +79,21 @@ def test_every_layout_gives_the_same_faces_and_labels(layout, tmp_path):
     assert sorted(tmp_path.rglob("*")) == files  # nothing unpacked beside it
 
 
-def test_other_tables_in_the_folder_are_passed_over(tmp_path):
+def test_ignores_other_tables_in_the_folder(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b\r1,2\r")
     (tmp_path / "b.csv").write_bytes(b"a\0,b\n")
     write_csv(tmp_path / "c.csv", ROWS, header='emotion, "pixels", Usage')
     assert len(load_fer2013(tmp_path)["Training"]) == 70
 
 
-def test_the_table_that_names_its_splits_is_preferred(tmp_path):
+def test_prefers_the_table_that_names_its_splits(tmp_path):
     write_csv(tmp_path / "a.csv", ROWS[:70], ("emotion", "pixels"))
     write_csv(tmp_path / "icml_face_data.csv", ROWS, ("emotion", "Usage", "pixels"), ", ")
     (tmp_path / "test.csv").write_text("pixels\n1 2 3\n", encoding="utf-8")
     assert set(load_fer2013(tmp_path).splits) == set(SPLITS)
 
 
-def test_train_csv_alone_sets_a_stratified_tenth_aside(tmp_path):
+def test_train_csv_alone_gives_a_stratified_tenth_for_validation(tmp_path):
     path = write_csv(tmp_path / "train.csv", make_rows((20, 0, 0)), ("emotion", "pixels"))
     dataset = load_fer2013(path)
     assert np.bincount(dataset["PublicTest"].labels).tolist() == [2] * 7
@@ -103,7 +103,7 @@ def test_train_csv_alone_sets_a_stratified_tenth_aside(tmp_path):
     assert np.array_equal(again["PublicTest"].faces, dataset["PublicTest"].faces)
 
 
-def test_a_test_folder_without_official_names_serves_as_public_test_unless_there_is_one_for_validation(tmp_path):
+def test_folder_test_is_public_test_unless_there_is_a_validation_folder(tmp_path):
     dataset = load_fer2013(write_folders(tmp_path, ROWS, prefixes=False))
     assert {name: len(split) for name, split in dataset.splits.items()} == {"Training": 70, "PublicTest": 28}
     for name in ("Validation", "valid"):
@@ -114,7 +114,7 @@ def test_a_test_folder_without_official_names_serves_as_public_test_unless_there
         shutil.rmtree(tmp_path / name)
 
 
-def test_a_folder_of_faces_that_is_left_out_is_named(tmp_path):
+def test_names_a_folder_of_faces_that_is_left_out(tmp_path):
     write_folders(tmp_path, ROWS)
     shutil.copytree(tmp_path / "train", tmp_path / "holdout")
     (tmp_path / "pictures").mkdir()
@@ -126,8 +126,8 @@ def test_a_folder_of_faces_that_is_left_out_is_named(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
-def test_images_of_any_size_and_colour_become_48_gray(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_images_of_any_size_and_colour_become_48_pixels_gray(tmp_path, suffix):
     write_folders(tmp_path, ROWS)
     image = np.full((96, 80, 3), 90, np.uint8)
     image[:48] = 200
@@ -139,7 +139,7 @@ def test_images_of_any_size_and_colour_become_48_gray(tmp_path, suffix):
     assert abs(int(face[-5].mean()) - 90) < 3
 
 
-def test_constant_faces_leave_training_only_and_copies_are_counted(tmp_path):
+def test_drops_constant_training_faces_and_counts_copies(tmp_path):
     constant = np.full((48, 48), 7, np.uint8)
     extra = [(0, constant, "Training"), (1, constant, "PublicTest"), (2, ROWS[0][1], "PublicTest")]
     dataset = load_fer2013(write_csv(tmp_path / "fer2013.csv", ROWS + extra))
@@ -211,6 +211,7 @@ DAMAGES = {
     "row long": (replace_cell(slice(3, None), ["x", "y"]), "Expected 3 fields in line 3, saw 5"),
     "another table": (with_file("x.csv", b"a,b\n1,2\n", lambda tmp: None), "Nothing of FER-2013"),
     "too bright": (replace_cell(1, pixels("300")), "row 3: a pixel is 300, outside 0 to 255"),
+    "wraps at 32 bits": (replace_cell(1, pixels("4294967303")), "row 3: a pixel is 4294967303"),
     "negative": (replace_cell(1, pixels("-1")), "row 3: a pixel is -1"),
     "a fraction": (replace_cell(1, pixels("1.5")), "row 3: pixels holds something that is not a whole number"),
     "a word": (replace_cell(1, pixels("x")), "row 3: pixels holds something"),
@@ -221,7 +222,7 @@ DAMAGES = {
     "label nothing": (replace_cell(0, ""), "row 3: emotion is ''"),
     "usage": (replace_cell(2, "Test"), "row 3: Usage is 'Test'"),
     "row short": (replace_cell(slice(1, None), []), "row 3"),
-    "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 2 faults in all"),
+    "several": (two_wrong_rows, "row 3: emotion is '9', not a whole number from 0 to 6. 2 errors in all"),
     "broken image": (with_file("train/happy/a.png"), "image train/happy/a.png: cannot be decoded"),
     "giant image": (with_file("train/happy/a.bmp", GIANT), "image train/happy/a.bmp: cannot be decoded"),
     "empty image": (with_file("train/happy/a.jpg", b""), "image train/happy/a.jpg: cannot be decoded"),
@@ -237,7 +238,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_data_is_refused_in_one_sentence_that_says_where(damage, tmp_path):
+def test_refuses_damaged_data_and_names_the_place(damage, tmp_path):
     make, message = DAMAGES[damage]
     path = make(tmp_path)
     with pytest.raises(DataError) as error:
@@ -246,13 +247,13 @@ def test_damaged_data_is_refused_in_one_sentence_that_says_where(damage, tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_zip_is_refused(tmp_path):
+def test_refuses_a_file_that_is_no_zip(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no")
     with pytest.raises(DataError, match="cannot be read"):
         load_fer2013(tmp_path / "a.zip")
 
 
-def test_an_encrypted_zip_is_refused(tmp_path):
+def test_refuses_an_encrypted_zip(tmp_path):
     path = zip_up(tmp_path / "a.zip", write_csv(tmp_path / "in" / "fer2013.csv", ROWS).parent)
     content = bytearray(path.read_bytes())
     content[content.find(b"PK\1\2") + 8] |= 1  # the flag in the archive's directory
@@ -270,7 +271,7 @@ def augmented(faces=FACES, seed=1, size=48, **settings):
     return np.asarray(augment(faces, np.random.default_rng(seed), Augmentation(**still | settings), size))
 
 
-def test_augmentation_with_no_strength_changes_nothing():
+def test_augmentation_with_zero_ranges_changes_nothing():
     assert np.array_equal(augmented(), FACES)
 
 
@@ -283,7 +284,7 @@ def test_flip_mirrors_about_half_and_leaves_the_rest():
 
 
 @pytest.mark.parametrize("strength", [{"rotation_degrees": 30}, {"zoom": 0.2}, {"shift": 0.1}])
-def test_edges_are_filled_from_the_border_and_never_black(strength):
+def test_augmentation_continues_the_border(strength):
     bright = np.full_like(FACES, 200)
     assert np.allclose(augmented(bright, **strength), 200)
     assert not np.array_equal(augmented(**strength), FACES)
@@ -295,7 +296,7 @@ def leans(bars):
     return np.degrees(np.arctan([np.polyfit(y, x, 1)[0] for y, x in points]))
 
 
-def test_strengths_are_kept_and_used_to_the_full():
+def test_augmentation_uses_its_whole_ranges():
     """A vertical bar off the centre, measured afterwards: how far it moved and turned, over many draws."""
     bar = np.zeros((2000, 48, 48, 1), np.uint8)
     bar[:, 4:44, 22:26] = 255
@@ -322,7 +323,7 @@ def test_a_face_is_turned_as_a_whole(flip):
     assert np.allclose(level, -upright, atol=1)  # rows are columns here: the turn is the other way around
 
 
-def test_light_changes_by_the_given_strength_and_stays_in_range():
+def test_brightness_and_contrast_stay_in_range():
     gray = np.full((2000, 48, 48, 1), 100, np.uint8)
     levels = augmented(gray, brightness=0.3)[:, 0, 0, 0]
     assert 100 - 0.3 * 255 <= levels.min() < 30
@@ -338,7 +339,7 @@ def test_light_changes_by_the_given_strength_and_stays_in_range():
     assert extreme.max() == 255
 
 
-def test_erasing_takes_one_rectangle_from_its_share_of_the_faces():
+def test_erases_one_rectangle_from_half_of_the_faces():
     shares = []
     faces = augmented(np.full((400, 48, 48, 1), 77, np.uint8), erase=0.5)[..., 0]
     for changed in faces != 77:
@@ -361,11 +362,11 @@ def test_a_smaller_size_shows_the_same_face():
     assert not np.array_equal(augmented(seed=1, size=36, flip=True), augmented(seed=2, size=36, flip=True))
 
 
-def test_batches_follow_from_seed_and_epoch_and_hold_every_face():
+def test_batches_follow_from_seed_and_epoch():
     split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
 
-    def take(count, **options):
-        batches = make_batches(split, 32, augmentation=None, **options)
+    def take(count, seed, first_epoch=0):
+        batches = make_batches(split, BatchSettings(32, seed, augmentation=None), first_epoch)
         return [next(batches) for _ in range(count)]
 
     first = take(6, seed=3)
@@ -382,7 +383,7 @@ def test_batches_follow_from_seed_and_epoch_and_hold_every_face():
 
 def test_fewer_faces_than_a_batch_takes_are_one_batch():
     split = data.Split(FACES[:5], np.arange(5, dtype=np.uint8))
-    batches = make_batches(split, 32, 0, None)
+    batches = make_batches(split, BatchSettings(32, augmentation=None))
     assert [len(next(batches)[0]) for _ in range(2)] == [5, 5]
 
 
@@ -391,18 +392,18 @@ def test_mixup_blends_faces_and_targets_alike():
     gray = np.linspace(0, 252, 7).astype(np.uint8)
     split = data.Split(np.broadcast_to(gray[:, None, None, None], (7, 48, 48, 1)), np.arange(7, dtype=np.uint8))
     targets = np.eye(7, dtype=np.float32) * 0.8 + 0.2 / 7
-    faces, mixed = next(make_batches(split, 7, 0, None, targets=targets, mixup=1.0))
+    faces, mixed = next(make_batches(split, BatchSettings(7, augmentation=None, mixup=1.0), targets=targets))
     assert mixed.sum(axis=1) == pytest.approx(1)
     share = (mixed - 0.2 / 7) / 0.8  # of each face in the blend
     assert np.allclose(faces[:, 0, 0, 0], share @ gray, atol=0.01)
     assert ((share > 0.01).sum(axis=1) == 2).sum() >= 4  # the middle one meets itself
-    _, plain = next(make_batches(split, 7, 0, None, targets=targets))
+    _, plain = next(make_batches(split, BatchSettings(7, augmentation=None), targets=targets))
     assert sorted(plain.max(axis=1)) == pytest.approx([0.8 + 0.2 / 7] * 7)
 
 
-def test_the_share_of_the_augmentation_is_asked_for_every_epoch():
+def test_augmentation_strength_follows_the_epoch():
     split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
-    batches = make_batches(split, 35, 0, Augmentation(), augmentation_share=lambda epoch: 1 - epoch, mixup=1e-9)
+    batches = make_batches(split, BatchSettings(35, strength=lambda epoch: 1 - epoch, mixup=1e-9))
     originals = {face.tobytes() for face in np.concatenate([FACES, FACES[:, :, ::-1]])}
 
     def unchanged():  # of an epoch's faces, mirrored ones counted in
@@ -417,7 +418,7 @@ def test_emotion_codes_are_kaggles():
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
-def test_scaled_augmentation_goes_a_share_of_the_way_and_mirrors_all_the_same():
+def test_scaled_augmentation_is_weaker_but_still_mirrors():
     generator = np.random.default_rng(0)
     face = np.full((1, 48, 48, 1), 90, np.uint8)
     face[:, 16:32, 8:20] = 200
@@ -441,11 +442,11 @@ import data
 faces = np.load(sys.argv[1])
 generator = np.random.default_rng(5)
 changed = np.asarray(data.augment(faces, generator, data.Augmentation(), 36))
-np.savez(sys.argv[2], changed=changed, filmed=data.film(changed, generator))
+np.savez(sys.argv[2], changed=changed, noisy=data.add_camera_noise(changed, generator))
 """
 
 
-def test_a_seed_changes_and_films_faces_alike_on_jax(tmp_path):
+def test_a_seed_gives_the_same_augmentation_on_jax(tmp_path):
     pytest.importorskip("jax")
     np.save(tmp_path / "faces.npy", FACES)
     folder = str(Path(data.__file__).parent)
@@ -456,37 +457,140 @@ def test_a_seed_changes_and_films_faces_alike_on_jax(tmp_path):
     generator = np.random.default_rng(5)
     changed = np.asarray(augment(FACES, generator, Augmentation(), 36))
     assert np.allclose(on_jax["changed"], changed, atol=0.1)
-    assert np.allclose(on_jax["filmed"], data.film(changed, generator), atol=0.1)
+    assert np.allclose(on_jax["noisy"], data.add_camera_noise(changed, generator), atol=0.1)
 
 
-# ---- Filmed faces
-
-
-def test_half_of_the_filmed_faces_have_noise():
-    noise = data.film(np.full((600, 48, 48, 1), 128, np.float32), np.random.default_rng(0)).std(axis=(1, 2, 3))
+def test_camera_noise_reaches_half_of_the_faces():
+    noise = data.add_camera_noise(np.full((600, 48, 48, 1), 128, np.float32), np.random.default_rng(0)).std(
+        axis=(1, 2, 3)
+    )
     assert 0.4 < (noise > 0.01).mean() < 0.6
-    assert np.median(noise[noise > 0.01]) < 0.5 * data.MOST_NOISE and 0.8 < noise.max() / data.MOST_NOISE < 1.05
+    assert np.median(noise[noise > 0.01]) < 0.5 * data.MAX_NOISE and 0.8 < noise.max() / data.MAX_NOISE < 1.05
 
 
 @pytest.mark.parametrize("size", [48, 36])
-def test_half_of_the_filmed_faces_are_blurred_as_a_gaussian_does(monkeypatch, size):
-    monkeypatch.setattr(data, "MOST_NOISE", 0)
+def test_camera_blur_is_gaussian_and_reaches_half_of_the_faces(monkeypatch, size):
+    monkeypatch.setattr(data, "MAX_NOISE", 0)
     point = np.zeros((600, size, size, 1), np.float32)
     point[:, size // 2, size // 2] = 255
-    filmed = data.film(point, np.random.default_rng(0))
-    blurred = filmed[:, size // 2, size // 2, 0] < 254
-    assert 0.3 < blurred.mean() < 0.6 and np.allclose(filmed[~blurred], point[~blurred], atol=1)
-    assert np.allclose(filmed.sum(axis=(1, 2, 3)), 255, rtol=1e-3)
+    noisy = data.add_camera_noise(point, np.random.default_rng(0))
+    blurred = noisy[:, size // 2, size // 2, 0] < 254
+    assert 0.3 < blurred.mean() < 0.6 and np.allclose(noisy[~blurred], point[~blurred], atol=1)
+    assert np.allclose(noisy.sum(axis=(1, 2, 3)), 255, rtol=1e-3)
     squares = (np.arange(size) - size // 2) ** 2
-    sigma = np.sqrt((filmed[..., 0].sum(axis=2) @ squares) / 255)  # the spread along the rows
-    assert 0.85 < sigma.max() * 48 / size / data.MOST_BLUR < 1.01
+    sigma = np.sqrt((noisy[..., 0].sum(axis=2) @ squares) / 255)  # the spread along the rows
+    assert 0.85 < sigma.max() * 48 / size / data.MAX_BLUR < 1.01
 
 
-def test_filmed_faces_follow_from_seed_and_step():
-    batches = [(FACES.astype(np.float32), i) for i in range(4)]
-    whole = list(data.filmed(lambda: batches, seed=1))
-    resumed = list(data.filmed(lambda: batches[2:], seed=1, first_step=2))
-    assert [targets for _, targets in whole] == [0, 1, 2, 3]
-    assert all(np.array_equal(a[0], b[0]) for a, b in zip(whole[2:], resumed, strict=True))
-    assert not np.array_equal(whole[0][0], whole[1][0])
-    assert whole[0][0].dtype == np.float32 and whole[0][0].min() >= 0 and whole[0][0].max() <= 255
+def test_camera_noise_follows_from_seed_and_step():
+    split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
+
+    def take(count, first_epoch=0):
+        batches = make_batches(split, BatchSettings(35, 1, camera_noise=True, augmentation=None), first_epoch)
+        return [next(batches)[0] for _ in range(count)]
+
+    whole, resumed = take(4), take(2, first_epoch=1)
+    assert all(np.array_equal(a, b) for a, b in zip(whole[2:], resumed, strict=True))
+    assert whole[0].dtype == np.float32 and whole[0].min() >= 0 and whole[0].max() <= 255
+
+
+def test_the_teacher_sees_the_augmented_blended_faces_before_camera_noise():
+    split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10))
+    calls = []
+
+    def teacher(faces, targets, step):
+        calls.append((faces, step))
+        return np.full_like(targets, 1 / 7)
+
+    settings = BatchSettings(35, 0, 36, mixup=0.4, camera_noise=True, teacher=teacher)
+    batches = make_batches(split, settings, first_epoch=2)
+    faces, targets = next(batches)
+    next(batches)
+    assert [step for _, step in calls] == [4, 5] and calls[0][0].shape == (35, 48, 48, 1)
+    assert faces.shape == (35, 36, 36, 1) and np.allclose(targets, 1 / 7)
+    without = next(make_batches(split, BatchSettings(35, 0, mixup=0.4), first_epoch=2))
+    assert np.array_equal(calls[0][0], without[0])
+
+
+# --- FER+ -------------------------------------------------------------------------------------------------------
+
+VOTES = np.array([  # in FER+'s order: neutral happiness surprise sadness anger disgust fear contempt unknown NF
+    [6, 3, 0, 0, 0, 0, 1, 0, 0, 0],
+    [0, 0, 0, 0, 5, 5, 0, 0, 0, 0],
+    [2, 0, 0, 0, 0, 0, 0, 8, 0, 0],
+    [0, 0, 0, 4, 0, 0, 0, 0, 0, 6],
+])  # fmt: skip
+
+
+def test_votes_beside_the_csv_belong_to_its_rows(tmp_path):
+    path = write_csv(tmp_path / "fer2013.csv", ROWS)
+    assert load_fer2013(path)["Training"].votes is None
+    write_votes(tmp_path / "fer2013new.csv", ROWS)
+    dataset = load_fer2013(path)
+    for split in dataset.splits.values():
+        assert np.array_equal(data.most_voted(split.votes), split.labels)
+        assert split.targets().shape == (len(split), 2, 7)
+    assert "votes of ten people" in dataset.summary()
+    assert dataset.sha256() != load_fer2013(write_csv(tmp_path / "alone" / "fer2013.csv", ROWS)).sha256()
+
+
+def test_votes_become_shares_without_single_votes_and_other_answers():
+    targets = data.vote_targets(VOTES)
+    expected = np.zeros((4, 7))
+    expected[0, EMOTIONS.index("neutral")], expected[0, EMOTIONS.index("happy")] = 6 / 9, 3 / 9
+    expected[1, EMOTIONS.index("angry")] = expected[1, EMOTIONS.index("disgust")] = 0.5
+    assert np.allclose(targets, expected)
+    assert data.most_voted(VOTES).tolist() == [EMOTIONS.index("neutral"), -1, -1, -1]
+
+
+def test_votes_without_private_test_serve_the_other_splits(tmp_path):
+    path = write_csv(tmp_path / "fer2013.csv", ROWS)
+    votes = write_votes(tmp_path / "votes.csv", [row for row in ROWS if row[2] != "PrivateTest"])
+    dataset = load_fer2013(path, votes)
+    assert dataset["PrivateTest"].votes is None and dataset["PublicTest"].votes is not None
+    assert "no votes on PrivateTest" in dataset.summary()
+
+
+def test_batches_with_votes_have_targets_for_two_outputs():
+    votes = np.zeros((70, 10), np.uint8)
+    votes[:, 1] = 10  # everybody sees happiness
+    split = data.Split(FACES, np.repeat(np.arange(7, dtype=np.uint8), 10), votes)
+    _, targets = next(make_batches(split, BatchSettings(35, mixup=0.4)))
+    assert list(targets) == ["fer2013", "ferplus"] and targets["fer2013"].shape == (35, 7)
+    assert np.allclose(targets["ferplus"][:, EMOTIONS.index("happy")], 1)
+
+
+VOTE_ERRORS = {
+    "another order": (lambda tmp: write_votes(tmp / "v.csv", ROWS, votes_of(ROWS[::-1])), "does not belong to these"),
+    "rows missing": (lambda tmp: write_votes(tmp / "v.csv", ROWS[1:]), "69 rows of Training"),
+    "a split missing": (lambda tmp: write_votes(tmp / "v.csv", ROWS[70:]), "no rows of Training"),
+    "negative": (lambda tmp: write_votes(tmp / "v.csv", ROWS, [[-1] * 10] * len(ROWS)), "row 2: votes must be"),
+    "text": (lambda tmp: write_votes(tmp / "v.csv", ROWS, [["x"] * 10] * len(ROWS)), "row 2: votes must be"),
+    "another table": (lambda tmp: write_csv(tmp / "v.csv", ROWS), "has no column"),
+    "missing": (lambda tmp: tmp / "nowhere.csv", "cannot be read"),
+    "damaged": (
+        lambda tmp: with_file("v.csv", b"\xff\xfe\0", lambda tmp: None)(tmp) / "v.csv",
+        "cannot be read|column",
+    ),
+}
+
+
+def votes_of(rows):
+    return [[10 * (column == (4, 5, 6, 1, 3, 2, 0)[label]) for column in range(10)] for label, _, _ in rows]
+
+
+@pytest.mark.parametrize("error", VOTE_ERRORS)
+def test_refuses_votes_that_do_not_fit(error, tmp_path):
+    make, message = VOTE_ERRORS[error]
+    path, votes = write_csv(tmp_path / "data" / "fer2013.csv", ROWS), make(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        load_fer2013(path, votes)
+    assert "\n" not in str(caught.value)
+
+
+def test_image_folders_have_no_row_order_for_votes(tmp_path):
+    folders = write_folders(tmp_path / "images", ROWS)
+    votes = write_votes(folders / "fer2013new.csv", ROWS)
+    assert "it is not used" in load_fer2013(folders).summary()
+    with pytest.raises(DataError, match="Download the CSV"):
+        load_fer2013(folders, votes)

@@ -1,0 +1,62 @@
+"""What the command lines of both scripts share."""
+
+import argparse
+import contextlib
+import difflib
+import math
+import sys
+
+BELOW_1 = math.nextafter(1, 0)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports errors in one sentence; reads a recipe, `@FILE`, as several options a line with comments after `#`."""
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        return arg_line.partition("#")[0].split()
+
+    def error(self, message: str):
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        if message.startswith("unrecognized arguments: "):
+            options = [option for action in self._actions for option in action.option_strings]
+            similar = difflib.get_close_matches(unknown, options, 1)
+            message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of every option that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+def number(low: float, high: float = sys.float_info.max, kind: type = float):
+    """Return an argparse type: a number of a kind (float or int) from low to high, both included."""
+
+    def parse(text: str):
+        if not low <= (value := kind(text)) <= high:
+            limits = {sys.float_info.max: f"{low} or more", BELOW_1: f"{low} or more and below 1"}
+            raise argparse.ArgumentTypeError(f"{text} is not {limits.get(high, f'from {low} to {high}')}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse's word for it in its error message
+    return parse
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, to quote in a sentence."""
+    return (str(error).strip() or repr(error)).split("\n")[0]
+
+
+def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:
+    """Return what to do about a package that cannot be imported."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"
+    return f"{first_line(error)}. A package is installed but does not load; see Troubleshooting in README.md."
+
+
+def prepare_streams() -> None:
+    """Let a redirected stdout take every character: on Windows it knows those of one language only."""
+    with contextlib.suppress(AttributeError):  # there may be no stdout
+        sys.stdout.reconfigure(errors="backslashreplace")

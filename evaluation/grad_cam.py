@@ -1,0 +1,44 @@
+"""Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): which parts of a face speak for an emotion."""
+
+import numpy as np
+
+from evaluation.metrics import output_layer
+from model import FER2013
+
+STEP = 3e-3  # of the finite differences, in units of the feature maps
+
+
+def grad_cam(model, faces: np.ndarray, codes, labels: str = FER2013) -> np.ndarray:
+    """Return maps (n, 48, 48), 0..1, 1 where a Keras model's logits of the emotions `codes` (n,) depend on most.
+
+    `labels` names the output. Taken at the last ReLU of at least 6 x 6. The weights, the mean gradients of the logit by
+    channel, are computed as finite differences, which works on every Keras backend.
+    Raises `ValueError` where the network has no such layer or a path around it.
+    """
+    import keras
+
+    last = output_layer(model, labels)
+    kernel, bias = last.get_weights()
+    layer = _last_large_relu(model)
+    maps = keras.ops.convert_to_numpy(keras.Model(model.inputs[0], layer.output)(faces))  # (n, h, w, c)
+    rest = keras.Model(layer.output, last.input)
+    step = STEP * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None, :]  # one channel after the other
+    cams = []
+    for channels, code in zip(maps, codes, strict=True):
+        up, down = (keras.ops.convert_to_numpy(rest(channels + sign * step)) @ kernel + bias for sign in (1, -1))
+        cams.append(np.maximum((channels * (up - down)[:, code]).sum(axis=-1), 0))
+    cams = np.stack(cams)[..., None]
+    cams = cams / np.maximum(cams.max(axis=(1, 2, 3), keepdims=True), 1e-12)
+    large = keras.ops.image.resize(cams, faces.shape[1:3], interpolation="bilinear", data_format="channels_last")
+    return keras.ops.convert_to_numpy(large)[..., 0]
+
+
+def _last_large_relu(model):
+    """Return the last ReLU layer with maps of at least 6 x 6; smaller ones show no place."""
+    import keras
+
+    rectified = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
+    large = [layer for layer in rectified if len(layer.output.shape) == 4 and layer.output.shape[1] >= 6]
+    if not large:
+        raise ValueError("The network has no ReLU with maps of at least 6 x 6.")
+    return large[-1]

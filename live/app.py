@@ -1,0 +1,294 @@
+"""The loop of main.py: source -> detector -> overlay -> window, recording, log; and the keys."""
+
+import argparse
+import contextlib
+import itertools
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from emotions import EmotionDetector, Face
+from live.logs import Log
+from live.opening import find_sources, is_camera, open_entry
+from live.sinks import OutputError, Outputs, refuse_overwriting, write_image
+from live.sources import Frame, Source, SourceError
+from live.statistics import RATE_FRAMES, Results, Statistics, frame_rate
+from live.timeline import Timeline
+from live.view import Pace, View
+from live.window import DisplayProbe, Window
+from model import EMOTIONS, description_path, load_classifier, shipped_model
+
+TITLE = "Emotion Detector"
+LOADING = "Loading the network ... (h lists the keys)"
+PAUSED = "Paused. Press space to continue."
+IMAGE_KEYS = "n: next, b: back, q: close"
+END_SECONDS = 3.0  # for which the end of a video is shown
+
+
+class Loader(threading.Thread):
+    """Calls a function in the background: importing TensorFlow takes seconds."""
+
+    def __init__(self, load: Callable[[], EmotionDetector]):
+        super().__init__(daemon=True)
+        self._load = load
+        self._detector = self._error = None
+
+    def run(self):
+        try:
+            self._detector = self._load()
+        except Exception as error:  # raised again by `result`
+            self._error = error
+
+    def result(self) -> EmotionDetector:
+        """Wait for the function; return its result or raise its exception."""
+        while self.is_alive():
+            self.join(0.1)  # in steps: on Windows Ctrl-C does not end a longer wait
+        if self._error:
+            raise self._error
+        return self._detector
+
+
+class App:
+    """The loop, and what the keys change. Source, window and outputs are closed by whoever opened them.
+
+    `logs` get every frame with its faces.
+    """
+
+    def __init__(self, source: Source, *, window=None, recording=None, logs=(), mirror: bool = False):
+        self.window, self.logs = window, logs
+        self.view, self.statistics = View(), Statistics()
+        self.results = Results()
+        self.paused = self.quit = False
+        self._detector = None
+        self.use(source, recording, mirror)
+
+    def use(self, source: Source, recording=None, mirror: bool = False) -> None:
+        """Continue with another source."""
+        self.source, self.recording, self.mirror = source, recording, mirror
+        self._pace, self._stamps = Pace(source), deque(maxlen=RATE_FRAMES)
+        self._frames = iter(source)
+        self._error = ""  # of the last frame
+        self._name = ""  # of the image that is shown
+        self._skip = False  # the rest of the time for which an image or video is shown
+        self.statistics.interrupt()
+        self.results.begin(source)
+
+    def preview(self, loader: Loader) -> None:
+        """Show the camera, or a file's first frame, in the window until the detector is loaded."""
+        first = None
+        while self.window and loader.is_alive() and not self.quit:
+            if first is None or (self.source.live and not self.paused):
+                first = next(self._frames, None)
+                if first is None:
+                    return
+                self.view.update(self._mirrored(first.image), [], first.error)
+            self._show(0.03, "" if first.error else LOADING)
+        if first is not None and not self.source.live:
+            self._frames = itertools.chain([first], self._frames)
+
+    def run(self, detector: EmotionDetector, last: bool = True) -> None:
+        """Process the source until it ends or the user quits; after the `last` one the window waits for a moment."""
+        self._detector = detector
+        detector.reset()
+        while not self.quit:
+            start = time.perf_counter()
+            frame = next(self._frames, None)
+            if frame is not None:
+                self.statistics.milliseconds["reading"].append(1000 * (time.perf_counter() - start))
+                self._process(frame)
+                if self.window:
+                    self._hold(self._pace.due(frame.time_seconds))
+            elif not (self.source.still and last and self._wait_for_back()):
+                break
+            if self._skip and not self.source.still:
+                break
+            self._skip = False
+        end_seconds = time.perf_counter() + (END_SECONDS if last and not (self.source.still or self.source.live) else 0)
+        while self.window and not self.quit and time.perf_counter() < end_seconds:
+            self._show(0.05, f"The end: {self.results.summary}")
+
+    def _wait_for_back(self) -> bool:
+        """Show the last image until the window is closed or the user goes back; return whether to go on."""
+        while self.window and not self.quit and not self._skip:
+            self._show(0.05)
+        self._frames = iter(self.source)
+        return self._skip and not self.quit
+
+    def _process(self, frame: Frame) -> None:
+        """Detect, log, draw, record."""
+        image = self._mirrored(frame.image)
+        faces = []
+        if not frame.error:
+            faces = self._detect(image, frame)
+        elif not self.window and not self._error:
+            print(f"main.py: {frame.error}", file=sys.stderr)
+        self._error = frame.error
+        if self.window or self.recording:
+            self._stamps.append(time.perf_counter())
+            with self.statistics.timed("drawing"):
+                self.view.update(image, faces, frame.error)
+        if self.recording and not frame.again:
+            with self.statistics.timed("writing"):
+                self.recording.write(self.view.image, frame.time_seconds, frame.name)
+
+    def _detect(self, image: np.ndarray, frame: Frame) -> list[Face]:
+        detector = self._detector
+        faces = detector.detect(image) if frame.still else detector.track(image, frame.time_seconds)
+        several = f"{frame.index + 1} of {self.source.frame_count}: " * (self.source.frame_count > 1)
+        self._name = several + frame.name if frame.still else ""
+        if not frame.again:
+            self.statistics.count(faces, detector.milliseconds, frame.still)
+            for log in (*self.logs, self.results):
+                log.write(frame, faces)
+        return faces
+
+    def _mirrored(self, image: np.ndarray) -> np.ndarray:
+        return cv2.flip(image, 1) if self.mirror else image
+
+    def _hold(self, due_seconds: float) -> None:
+        """Show the frame until it is due, and while paused."""
+        self._show(max(due_seconds - time.perf_counter(), 0.001))
+        while not (self.quit or self._skip) and (self.paused or due_seconds - time.perf_counter() > 0.001):
+            self._show(0.03 if self.paused else due_seconds - time.perf_counter())
+
+    def _show(self, wait_seconds: float, message: str = "") -> None:
+        """Show the frame and wait for a key."""
+        status = "" if self._error else self._name or frame_rate(self._stamps)
+        if self._name and not message:
+            message = IMAGE_KEYS if self.source.frame_count > 1 else "q: close"
+        self.window.show(self.view.rendered(status, PAUSED if self.paused else message))
+        self._handle_key(self.window.wait_key(min(wait_seconds, 0.1)))  # it then notices the close button
+
+    def _handle_key(self, key: str) -> None:
+        if key in ("q", "\x1b") or self.window.closed:
+            self.quit = True
+        elif key == " ":
+            self._toggle_pause()
+        elif key == "s":
+            self._save_snapshot()
+        elif key == "p":
+            self.view.bars = not self.view.bars
+            self.view.redraw()
+        elif key == "m":
+            self.mirror = not self.mirror
+            if self._detector:
+                self._detector.mirror()
+            self.view.mirror()
+        elif key == "n" or (key == "b" and self.source.still):
+            self._skip = True
+            if key == "b":
+                self.source.back()
+        elif key == "h":
+            self.view.help = not self.view.help
+
+    def _toggle_pause(self) -> None:
+        """Pause or continue; a pause counts neither for the frame rate nor in a camera's recording."""
+        self.paused = not self.paused
+        self.statistics.interrupt()
+        self._stamps.clear()
+        if self.recording and self.source.live:
+            self.recording.pause()
+
+    def _save_snapshot(self) -> None:
+        path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
+        while path.exists():  # saved in the same second
+            path = path.with_stem(path.stem + "_")
+        try:
+            write_image(path, self.view.image)
+            self.view.notify(f"Saved {path}")
+            print(f"Saved {path.resolve()}")
+        except SourceError as error:  # no reason to stop
+            self.view.notify(str(error))
+            print(f"main.py: {error}", file=sys.stderr)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run main.py with its options: open everything, loop, close everything, print results. Raises `UserError`."""
+    app, sinks = App(Source()), []
+    try:
+        with contextlib.ExitStack() as stack:
+            probe = None if args.no_window else stack.enter_context(DisplayProbe())
+            entries = find_sources(args.sources)
+            sinks = _open_sinks(args, entries, stack)
+            loader = Loader(lambda: _load(args))
+            loader.start()
+            app.window = _open_window(args, probe, stack) if probe else None
+            app.view.bars, app.logs = args.probabilities, sinks[1:]
+            _run_all(app, entries, sinks[0], loader, args.mirror)
+    finally:
+        app.results.end()
+        if app.statistics.frames > (app.statistics.images == 1):
+            print(app.statistics, flush=True)  # a full disk is an error here and not only at exit
+        if summaries := [sink.summary for sink in sinks if sink.summary]:
+            print(f"Saved {', '.join(summaries)}", flush=True)
+
+
+def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: bool | None) -> None:
+    """Run one source after the other. Of several, one that cannot be read does not stop the others."""
+    failed = 0
+    for number, entry in enumerate(entries, 1):
+        try:
+            with open_entry(entry) as source, outputs.open(source) as recording:
+                app.use(source, recording, is_camera(entry) if mirror is None else mirror)  # people expect a mirror
+                app.preview(loader)
+                if not app.quit:
+                    app.run(loader.result(), last=number == len(entries))
+        except OutputError:
+            raise
+        except SourceError as error:
+            if len(entries) == 1:
+                raise
+            failed += 1
+            print(f"main.py: {error}", file=sys.stderr)
+        if app.quit:
+            return
+    if failed:
+        raise SourceError(f"{failed} of {len(entries)} sources could not be used.")
+
+
+def _load(args: argparse.Namespace) -> EmotionDetector:
+    path = args.model or shipped_model()
+    classifier = load_classifier(path, args.labels)
+    if not classifier.description:
+        print(
+            f"{path} has no description beside it ({description_path(path).name}): if train.py did not make it, its "
+            f"emotions may have another order than {', '.join(EMOTIONS)}. See --check.",
+            file=sys.stderr,
+        )
+    settings = {"cascade": args.cascade, "threshold": args.threshold, "align": args.align}
+    return EmotionDetector(classifier, smoothing_seconds=args.smoothing, **settings)
+
+
+def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitStack) -> list:
+    """Return the outputs, then a log and a timeline where wanted, after a check that all can be written."""
+    images = [file for entry in entries if isinstance(entry, list) for file in entry]
+    files = images + [entry for entry in entries if isinstance(entry, Path)]
+    refuse_overwriting((args.log, args.timeline), files)
+    sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]
+    if args.log:
+        sinks.append(stack.enter_context(Log(args.log, marked=not all(str(file).isascii() for file in files))))
+    if args.timeline:
+        if len(entries) > 1 or images:
+            raise OutputError("--timeline shows the faces of one video, camera or stream. Give a single one.")
+        title = "" if is_camera(entries[0]) else Path(str(entries[0])).name
+        sinks.append(stack.enter_context(Timeline(args.timeline, title)))
+    return sinks
+
+
+def _open_window(args: argparse.Namespace, probe: DisplayProbe, stack: contextlib.ExitStack) -> Window | None:
+    """Return a window, or None if none can be opened but there are other outputs."""
+    error = probe.error()
+    if not error:
+        window = stack.enter_context(Window(TITLE))
+        probe.close()
+        return window
+    if not (args.output or args.log or args.timeline):
+        raise SourceError(f"{error} Or use --no-window, with --output or --log for the results.")
+    print(f"{error} Continuing without a window.", file=sys.stderr)
+    return None

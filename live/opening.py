@@ -1,0 +1,93 @@
+"""What the user names -> sources: cameras, streams, videos, images, folders, patterns, demo."""
+
+import glob
+import sys
+from pathlib import Path
+
+from common.files import IMAGE_SUFFIXES
+from live.cameras import Camera
+from live.sources import Demo, Images, Source, SourceError
+from live.videos import VideoFile
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob")
+VIDEO_SUFFIXES += (".wmv", ".flv", ".3gp", ".ogv", ".dv", ".gif")  # that are taken from folders
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+KINDS = "Give a camera number, a video, an image, a folder, a pattern, a URL or demo."
+HEIC_FIX = "OpenCV cannot read HEIC. Export as JPEG, or let an iPhone take JPEGs: Settings, Camera, Formats."
+
+
+def find_sources(addresses) -> list:
+    """Return what to open, in order: an address (str), or the `Images` that follow each other (list of paths).
+
+    Addresses are camera numbers, URLs, "demo", files, folders and patterns. Raises `SourceError`.
+    """
+    found = []
+    for address in map(str, addresses):
+        for entry in _expand(address):
+            image = isinstance(entry, Path) and entry.suffix.lower() in IMAGE_SUFFIXES
+            if image and found and isinstance(found[-1], list):
+                found[-1].append(entry)
+            else:
+                found.append([entry] if image else entry)
+    return found
+
+
+def open_source(address) -> Source:
+    """Open an address that stands for a single source. Raises `SourceError`."""
+    (entry,) = find_sources([address])
+    return open_entry(entry)
+
+
+def open_entry(entry) -> Source:
+    """Open an entry of `find_sources`. Raises `SourceError`."""
+    if isinstance(entry, list):
+        return Images(entry, str(entry[0] if len(entry) == 1 else entry[0].parent))
+    if isinstance(entry, Path):
+        return VideoFile(str(entry))
+    if entry == "demo":
+        return Demo()
+    source = Camera(int(entry) if is_camera(entry) else entry)
+    if source.ends and not is_camera(entry):
+        source.close()
+        return VideoFile(entry)
+    return source
+
+
+def is_camera(address) -> bool:
+    """Return whether an address is a camera number; a longer one is too large for OpenCV."""
+    return isinstance(address, str) and address.isdecimal() and len(address) < 10
+
+
+def _expand(text: str) -> list:
+    """Return one address as it is, or the files it stands for."""
+    if not text:
+        raise SourceError(f"The source is empty. {KINDS}")
+    if text.startswith("file:"):
+        raise SourceError(f"{text} is a file on this machine. Give its path, without file://.")
+    if text == "demo" or is_camera(text) or "://" in text:
+        return [text]
+    path = Path(text)
+    if path.is_dir():
+        return _files_of(path)
+    if path.exists():
+        if path.suffix.lower() in HEIC_SUFFIXES:
+            raise SourceError(f"{path}: {HEIC_FIX}")
+        return [path]
+    if matches := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (of an absolute pattern, too)
+        return [entry for match in matches for entry in _expand(match)]
+    raise SourceError(f"There is no file {path}. {KINDS}")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the images and videos of a folder, by name; count the rest on stderr."""
+    files = sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
+    used = [file for file in files if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    heic = sum(file.suffix.lower() in HEIC_SUFFIXES for file in files)
+    note = f"{heic} are HEIC: {HEIC_FIX}" if heic else ""
+    if not used:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise SourceError(f"The folder {folder} contains no images ({kinds}) and no videos. {note}".rstrip())
+    if others := len(files) - len(used):
+        skipped = f"{others} of {len(files)} files in {folder} are skipped: no images or videos, by their names. {note}"
+        print(skipped.rstrip(), file=sys.stderr)
+    return used

@@ -1,0 +1,226 @@
+"""Where annotated frames go: an image file, a video file, a folder."""
+
+import contextlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.files import atomic_path, why_not_writable
+from live.sources import DEFAULT_FPS, Closable, Source, SourceError, opencv_path
+from live.statistics import plural
+from model import native_stderr_hidden
+
+IMAGE_FORMATS = (".png", ".jpg", ".jpeg")  # that are written
+CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80", "VP90")}  # where OpenCV has them, the best or fastest first
+LIVE_GAP_SECONDS = 3.0  # a longer gap between a live source's frames: the machine was suspended
+FILE_GAP_SECONDS = 600.0  # a longer one between a file's frames: a time stamp is wrong
+LOWEST_FPS = 10.0  # of a recorded video: a lower rate is the mean of one that varies
+STILL_SIZE = (1280, 720)  # pixels of a video of images
+SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs space to be finished
+
+
+class OutputError(SourceError):
+    """An output that cannot be written; the message explains why and what to do."""
+
+
+def check_output(path: Path, suffixes) -> None:
+    """Raise `OutputError` unless a file with one of these suffixes can be written there. Leaves nothing behind."""
+    if path.suffix.lower() not in suffixes:
+        raise OutputError(f"{path} must end in {' or '.join(suffixes)}.")
+    if why := why_not_writable(path):
+        raise OutputError(why)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image file completely or not at all. Raises `OutputError`."""
+    encoded, content = cv2.imencode(path.suffix, image)
+    if not encoded:
+        raise OutputError(f"{path}: an image of this size cannot be {path.suffix}. Choose .png, or shrink it.")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.tobytes())
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}). Free some space or choose another place."
+        ) from error
+
+
+class ImageFiles(Closable):
+    """Annotated images as files; `place` returns the path for an image of this name."""
+
+    def __init__(self, place: Callable[[str], Path]):
+        self._place = place
+
+    def pause(self) -> None: ...
+
+    def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
+        """Write an image, BGR uint8 (height, width, 3). Raises `OutputError`."""
+        write_image(self._place(name), image)
+
+
+class Recording(Closable):
+    """A video file of the annotated frames; the first one creates it and sets its size. Raises `OutputError`.
+
+    Frames are repeated or left out so that ten seconds of the source play for ten seconds, whatever its rate.
+    If their times jump back, as in the next file, the recording continues. `size` is (width, height) in pixels.
+    """
+
+    def __init__(self, path, fps: float, live: bool, size: tuple[int, int] | None = None):
+        self.path, self._size = Path(path), size
+        check_output(self.path, tuple(CODECS))
+        # OpenCV passes on three decimals, and MPEG-4's clock ticks at most 65,535 times a second.
+        self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else DEFAULT_FPS
+        self.frames = 0  # written so far
+        self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
+        self._writer, self._codec = None, ""
+        self._start_seconds = -math.inf  # of the first frame, moved on by every pause
+        self._last_seconds = -math.inf  # of the last frame
+
+    def pause(self) -> None:
+        """Leave out the time until the next frame."""
+        self._start_seconds = -math.inf
+
+    def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
+        """Add a frame, BGR uint8 (height, width, 3). Raises `OutputError` if the disk is (nearly) full."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:  # OpenCV would silently skip it
+            raise ValueError(f"a frame must be BGR uint8 (height, width, 3), this is {image.dtype} {image.shape}.")
+        if self._writer is None:
+            self._size = self._size or (image.shape[1], image.shape[0])
+            self._writer = self._open()
+        if shutil.disk_usage(self.path.parent).free < SPARE_BYTES:
+            raise OutputError(
+                f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
+            )
+        if time_seconds < self._last_seconds - 1:
+            self.pause()
+        self._last_seconds = time_seconds
+        gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
+        if gap_seconds > self._longest_gap_seconds:  # the first frame, or one after a pause
+            self._start_seconds = time_seconds - self.frames / self.fps
+        due = round((time_seconds - self._start_seconds) * self.fps) + 1
+        image = fit(image, self._size)
+        while self.frames < due:
+            self._writer.write(image)
+            self.frames += 1
+
+    def _open(self):
+        for codec in CODECS[self.path.suffix.lower()]:
+            # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
+            target = opencv_path(self.path), cv2.CAP_FFMPEG
+            with native_stderr_hidden():  # most wheels lack H.264
+                writer = cv2.VideoWriter(*target, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            if writer.isOpened():
+                self._codec = codec
+                return writer
+            writer.release()
+        self.path.unlink(missing_ok=True)
+        others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
+        width, height = self._size
+        raise OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
+
+    def close(self) -> None:
+        """Finish the file. Raises `OutputError` if it turns out not to be readable."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        capture = cv2.VideoCapture(opencv_path(self.path))
+        readable = capture.isOpened() and capture.grab()
+        capture.release()
+        if not readable:
+            raise OutputError(f"{self.path} could not be finished and is not readable. Is the disk full?")
+
+    @property
+    def summary(self) -> str:
+        """What was written, "" if nothing."""
+        if not self.frames:
+            return ""
+        width, height = self._size
+        browsers = "; browsers play only a .webm" if self._codec == "mp4v" else ""
+        return f"{self.path.resolve()} ({self.frames / self.fps:.1f} s, {width}x{height}{browsers})"
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the image scaled into (width, height), with black bars if the proportions differ."""
+    width, height = size
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    zoom = min(width / image.shape[1], height / image.shape[0])
+    inner = cv2.resize(image, (max(round(image.shape[1] * zoom), 1), max(round(image.shape[0] * zoom), 1)))
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    bottom, right = height - inner.shape[0] - top, width - inner.shape[1] - left
+    return cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+
+
+class Outputs(Closable):
+    """What --output names: an image, a video, or a folder of annotated copies. Raises `OutputError` if it cannot be.
+
+    `files` are the paths of all sources that are files; `images` tells whether they all are.
+    """
+
+    def __init__(self, path: Path | None, files: list[Path], images: bool):
+        self.path, self._images, self._single = path, images, len(files) < 2
+        self._written, self._recording = [], None
+        if path is None:
+            return
+        known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
+        self._folder = not known and (path.is_dir() or not path.suffix)
+        if not self._folder:
+            check_output(path, IMAGE_FORMATS if images and self._single else tuple(CODECS))
+        elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
+            raise OutputError(why)
+        refuse_overwriting([path / file.name for file in files] if self._folder else [path], files)
+
+    def open(self, source: Source):
+        """Return a context manager for where the frames of the next source go: a recording, images, or None."""
+        if self.path is None:
+            return contextlib.nullcontext()
+        if source.still and (self._folder or self._single):
+            return ImageFiles(lambda name: self._place(name, IMAGE_FORMATS))
+        rate = source.fps if source.still or source.live or source.fps >= LOWEST_FPS else DEFAULT_FPS
+        if self._folder:
+            return Recording(self._place(source.name, tuple(CODECS)), rate, source.live)
+        if self._recording is None:
+            rate = rate if self._images or self._single else DEFAULT_FPS
+            self._recording = Recording(self.path, rate, source.live, STILL_SIZE if source.still else None)
+        self._recording.pause()
+        return contextlib.nullcontext(self._recording)
+
+    def _place(self, name: str, suffixes: tuple) -> Path:
+        """Return where the annotated copy of a source goes: under its name, with a number if that is used."""
+        path, number = self.path, 2
+        if self._folder:
+            path.mkdir(exist_ok=True)
+            stem, suffix = re.sub(r"[^\w. ,()'+-]", "_", Path(name).stem), Path(name).suffix.lower()
+            suffix = suffix if suffix in suffixes else suffixes[0]
+            path = path / f"{stem}{suffix}"
+            while path in self._written:
+                path, number = path.with_name(f"{stem} ({number}){suffix}"), number + 1
+        self._written.append(path)
+        return path
+
+    @property
+    def summary(self) -> str:
+        """What was written, "" if nothing."""
+        if self._recording:
+            return self._recording.summary
+        if not self._written:
+            return ""
+        return f"{self.path.resolve()}" + f"{os.sep} ({plural(len(self._written), 'file')})" * self._folder
+
+    def close(self) -> None:
+        if self._recording:
+            self._recording.close()
+
+
+def refuse_overwriting(outputs, sources) -> None:
+    """Raise `OutputError` if one of the output paths is one of the source files."""
+    for path in outputs:
+        if path and path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+            raise OutputError(f"{path} would overwrite the source. Choose another name.")

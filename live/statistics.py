@@ -1,0 +1,122 @@
+"""What main.py prints, and the frame rate that it shows."""
+
+import contextlib
+import sys
+import time
+from collections import Counter, deque
+
+import numpy as np
+
+from live.sources import Frame, Source
+
+STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
+TIMED_FRAMES = 20_000  # the last ones, for the milliseconds: a program may run for months
+NO_FACE = "no face"  # of an image without one
+BAR_FRAMES = 100  # from which number of frames on there is a progress bar,
+BAR_SECONDS = 0.2  # and how often it is drawn
+RATE_FRAMES = 31  # the last ones, for the frame rate
+
+
+class Statistics:
+    """Counts frames and labels, and measures the milliseconds of each stage."""
+
+    def __init__(self):
+        self.milliseconds = {stage: deque(maxlen=TIMED_FRAMES) for stage in STAGES}
+        self.labels = Counter()
+        self.frames = self.images = 0
+        self._last_seconds = None  # when the last frame was counted
+        self._seconds = self._intervals = 0
+
+    @contextlib.contextmanager
+    def timed(self, stage: str):
+        """Measure a block; one that raises is not counted."""
+        start = time.perf_counter()
+        yield
+        self.milliseconds[stage].append(1000 * (time.perf_counter() - start))
+
+    def count(self, faces, milliseconds: dict[str, float], still: bool = False) -> None:
+        """Add a frame's faces and the milliseconds of the stages that found them."""
+        now = time.perf_counter()
+        if self._last_seconds is not None:
+            self._seconds, self._intervals = self._seconds + now - self._last_seconds, self._intervals + 1
+        self._last_seconds = now
+        self.frames, self.images = self.frames + 1, self.images + still
+        self.labels.update(face.label for face in faces)
+        for stage, value in milliseconds.items():
+            self.milliseconds[stage].append(value)
+
+    def interrupt(self) -> None:
+        """Do not count the time until the next frame: a pause, or another file."""
+        self._last_seconds = None
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, 0 if unknown."""
+        return self._intervals / self._seconds if self._seconds > 0 else 0.0
+
+    def __str__(self):
+        if self.images == self.frames:
+            counts = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
+            faces = plural(self.labels.total(), "face")
+            return f"{plural(self.frames, 'image')}, {faces}" + (f": {counts}" if counts else "")
+        lines = [plural(self.frames, "frame") + (f", {self.fps:.1f} frames a second" if self.fps else "")]
+        for stage in STAGES:
+            if self.milliseconds[stage]:
+                median, tail = np.percentile(self.milliseconds[stage], [50, 95])
+                lines.append(f"{stage:12}{median:7.1f} ms a frame, 95 % within {tail:.1f} ms")
+        return "\n".join(lines)
+
+
+class Results:
+    """A line on stdout for each image and video as it is done, and on a terminal a progress bar for a long one."""
+
+    def __init__(self):
+        self._frames = 0
+        self._bar = sys.stderr is not None and sys.stderr.isatty()
+
+    def begin(self, source: Source) -> None:
+        """Begin another source."""
+        self.end()
+        self._source, self._with_face, self._labels = source, 0, Counter()
+        self._start_seconds = self._drawn_seconds = time.monotonic()
+
+    def write(self, frame: Frame, faces) -> None:
+        """Count a frame's faces; print those of an image, from left to right."""
+        self._frames += 1
+        self._with_face += bool(faces)
+        self._labels.update(face.label for face in faces)
+        if frame.still:
+            labels = ", ".join(f"{face.label} {max(face.probabilities):.0%}" for face in faces)
+            print(f"{frame.name}: " + (f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE), flush=True)
+        total, now = self._source.frame_count, time.monotonic()
+        if self._bar and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
+            self._drawn_seconds, rate = now, self._frames / (now - self._start_seconds)
+            minutes, seconds = divmod(round(max(total - self._frames, 0) / rate), 60)
+            bar = ("#" * round(20 * self._frames / total))[:20].ljust(20, "-")
+            line = f"[{bar}] {self._frames} of {total} frames, {rate:.0f} a second, {minutes}:{seconds:02} left"
+            print(f"{line:78}", end="\r", file=sys.stderr, flush=True)
+
+    @property
+    def summary(self) -> str:
+        """How many frames of a video show a face, and which share each label has of all that were shown."""
+        total = self._labels.total()
+        shares = ", ".join(f"{label} {count / total:.0%}" for label, count in self._labels.most_common())
+        faces = f"{self._with_face / self._frames:.0%} with a face"
+        return f"{plural(self._frames, 'frame')}, {faces}" + (f": {shares}" if shares else "")
+
+    def end(self) -> None:
+        """Print what the source showed, if it is a video."""
+        if self._bar:
+            print(" " * 78, end="\r", file=sys.stderr, flush=True)
+        if self._frames and not self._source.still:
+            print(f"{self._source.name}: {self.summary}", flush=True)
+        self._frames = 0
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def frame_rate(stamps) -> str:
+    """Return the rate of frames shown at these seconds, such as "30 fps", "" if unknown."""
+    return f"{(len(stamps) - 1) / (stamps[-1] - stamps[0]):.0f} fps" if len(stamps) > 1 else ""

@@ -1,0 +1,75 @@
+"""What is shown of a frame, and for how long."""
+
+import math
+import time
+
+import numpy as np
+
+from live import overlay
+from live.sinks import FILE_GAP_SECONDS
+from live.sources import Source
+
+NOTICE_SECONDS = 1.5  # for which a notice stays in the window
+
+
+class View:
+    """The annotated frame, and what the window shows on top of it."""
+
+    def __init__(self):
+        self.bars = self.help = False  # whether they are shown
+        self.image = None  # the annotated frame, BGR uint8 (height, width, 3): what is recorded and saved
+        self._frame, self._faces, self._error = None, [], ""
+        self._notice, self._notice_seconds = "", -math.inf
+
+    def update(self, frame: np.ndarray, faces, error: str = "") -> None:
+        """Annotate a copy of the next frame, BGR uint8 (height, width, 3)."""
+        self._frame, self._faces, self._error = frame, faces, error
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Annotate the same frame again, after `bars` or a face was changed."""
+        self.image = self._frame.copy()
+        overlay.draw_faces(self.image, self._faces, self.bars)
+        if self._error:
+            overlay.draw_message(self.image, self._error)
+
+    def mirror(self) -> None:
+        """Mirror the frame; its faces have been mirrored already."""
+        self._frame = self._frame[:, ::-1]
+        self.redraw()
+
+    def notify(self, notice: str) -> None:
+        """Show a notice for a moment, before any message."""
+        self._notice, self._notice_seconds = notice, time.perf_counter()
+
+    def rendered(self, status: str, message: str) -> np.ndarray:
+        """Return what the window shows: the annotated frame with status, help and message."""
+        shown = self.image.copy()
+        if status:
+            overlay.draw_status(shown, status)
+        if self.help:
+            overlay.draw_help(shown)
+        if time.perf_counter() < self._notice_seconds + NOTICE_SECONDS:
+            message = f"{self._notice}  {message}".strip()
+        if message:
+            overlay.draw_message(shown, message)
+        return shown
+
+
+class Pace:
+    """Until when a frame is shown: images for a second, videos at their own pace, live sources not at all."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._due_seconds, self._time_seconds = -math.inf, 0.0  # of the last frame
+
+    def due(self, time_seconds: float) -> float:
+        """Return when, by `time.perf_counter`, the frame with this time in the source is to be replaced."""
+        due = now = time.perf_counter()
+        if self._source.still:
+            due += 1 / self._source.fps
+        elif not self._source.live:  # a frame that is late delays the rest
+            step = time_seconds - self._time_seconds
+            due = max(self._due_seconds + (step if step < FILE_GAP_SECONDS else 0), now)
+        self._due_seconds, self._time_seconds = due, time_seconds
+        return due

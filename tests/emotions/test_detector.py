@@ -1,0 +1,187 @@
+"""EmotionDetector: stills, videos, mirroring, and what stays the same between them."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+import emotions
+from emotions import EmotionDetector, Face
+from emotions.faces import crop_faces, overlap, to_gray
+from live.sources import Demo
+from model import EMOTIONS, UserError, load_classifier
+
+
+@pytest.fixture(scope="module")
+def classifier(lite_network):
+    return load_classifier(lite_network)
+
+
+@pytest.fixture
+def detector(classifier):
+    return EmotionDetector(classifier)
+
+
+@pytest.fixture(scope="module")
+def off_centre(demo):
+    """A frame whose face is left of the middle, BGR (480, 1040, 3)."""
+    return np.hstack([demo[9], np.full_like(demo[9][:, :400], 90)])
+
+
+def test_a_still_gives_every_face_from_left_to_right(detector, classifier, demo):
+    image = np.hstack([demo[0], demo[60]])
+    faces = detector.detect(image)
+    assert [face.id for face in faces] == [1, 2] and faces[0].box[0] < 640 < faces[1].box[0]
+    expected = classifier.probabilities(crop_faces(to_gray(image), [face.box for face in faces]))
+    assert np.array_equal([face.probabilities for face in faces], expected)
+    assert all(isinstance(face, Face) and face.in_view and face.label in (*EMOTIONS, "uncertain") for face in faces)
+    assert [face.id for face in detector.detect(image)] == [1, 2]
+
+
+def test_a_video_gives_ids_and_smoothed_probabilities(classifier, demo):
+    smooth, raw = EmotionDetector(classifier, smoothing_seconds=0.5), EmotionDetector(classifier, smoothing_seconds=0)
+    spread = []
+    for detector in (smooth, raw):
+        faces = [face for i in range(60) for face in detector.track(demo[i], i / 30)]  # has a cut between two faces
+        assert len(faces) == 60 and {face.id for face in faces} == {1}
+        spread.append(np.ptp([face.probabilities for face in faces], axis=0).max())
+    assert 0 < spread[0] < spread[1]
+
+
+def test_results_do_not_change_when_tracking_goes_on(detector, demo):
+    (first,) = detector.track(demo[0], 0.0)
+    box, probabilities = first.box, first.probabilities.copy()
+    for i in range(1, 20):
+        (last,) = detector.track(demo[i], i / 30)
+    assert (first.box, last.id) == (box, first.id) and last.box != box
+    assert np.array_equal(first.probabilities, probabilities)
+
+
+def test_the_threshold_decides_about_uncertain(classifier, demo):
+    labels = [EmotionDetector(classifier, threshold=value).detect(demo[0])[0].label for value in (0, 1)]
+    assert labels[0] in EMOTIONS and labels[1] == "uncertain"
+
+
+def test_milliseconds_are_those_of_the_last_call(detector, demo):
+    detector.detect(np.zeros((8, 8), np.uint8))
+    small = detector.milliseconds
+    detector.detect(np.hstack([demo[0]] * 3))
+    assert set(detector.milliseconds) == {"detecting", "classifying"}
+    assert detector.milliseconds["detecting"] > small["detecting"] > 0
+
+
+@pytest.mark.parametrize("call", ["detect", "track"])
+def test_mirror_moves_the_last_faces_and_keeps_their_ids(detector, off_centre, call):
+    for i in range(20):
+        faces = detector.detect(off_centre) if call == "detect" else detector.track(off_centre, i / 30)
+        if call == "detect":
+            break
+    (face,) = faces
+    x, _, width, _ = face.box
+    detector.mirror()
+    assert face.box[0] == 1040 - x - width
+    flipped = np.ascontiguousarray(off_centre[:, ::-1])
+    (again,) = detector.detect(flipped) if call == "detect" else detector.track(flipped, 20 / 30)
+    assert again.id == face.id and again.box[0] == pytest.approx(face.box[0], abs=6)
+
+
+def test_reset_forgets_all_faces(detector, demo):
+    detector.track(demo[0], 0.0)
+    detector.track(np.zeros((100, 100), np.uint8), 1.0)  # another size
+    assert detector.track(demo[0], 2.0)[0].id == 2
+    detector.reset()
+    assert detector.track(demo[0], 3.0)[0].id == 1
+
+
+def test_crop_returns_what_the_network_sees(detector, classifier, demo):
+    boxes, crops = detector.crop(demo[0])
+    (face,) = detector.detect(demo[0])
+    assert boxes == [face.box] and crops.shape == (1, 48, 48, 1) and crops.dtype == np.uint8
+    assert np.array_equal(classifier.probabilities(crops)[0], face.probabilities)
+    given, crops = detector.crop(demo[0], [(10, 20, 48, 48), (-5, 0, 100, 100)])
+    assert len(given) == len(crops) == 2
+    assert np.array_equal(crops[0, :, :, 0], to_gray(demo[0])[20:68, 10:58])
+
+
+@pytest.mark.parametrize("light", [0.1, 0.2, 0.3])
+def test_a_face_in_the_dark_is_found_and_darkness_is_no_face(detector, demo, light):
+    def dim(image):
+        return np.clip(light * image + np.random.default_rng(0).normal(0, 1, image.shape), 0, 255).astype(np.uint8)
+
+    (face,), (dark,) = detector.detect(demo[0]), detector.track(dim(demo[0]), 0.0)
+    assert overlap(dark.box, face.box) > 0.5
+    boxes, crops = detector.crop(dim(demo[0]), [face.box])
+    assert crops.std() > 0.3 * detector.crop(demo[0], boxes)[1].std()
+    assert detector.detect(dim(np.full_like(demo[0], 114))) == []
+
+
+def test_a_face_that_is_gone_is_not_classified(classifier, demo):
+    detector = EmotionDetector(classifier, smoothing_seconds=0)
+    shown = [detector.track(demo[0] if i < 10 else np.full_like(demo[0], 90), i / 30) for i in range(20)]
+    faces = [face for faces in shown[9:] for face in faces]
+    assert 1 < len(faces) < 10  # it is shown a little longer
+    assert all(np.array_equal(face.probabilities, faces[0].probabilities) for face in faces)
+
+
+def test_smoothing_belongs_to_the_face(detector, classifier, demo):
+    old, new = (cv2.resize(part, (240, 240)) for part in (demo[0][90:390, 170:470], demo[60][50:410, 203:563]))
+    first = None
+    for i in range(70):
+        image = np.hstack([old, np.full_like(old, 90) if i < 20 else new])
+        faces = {face.id: face for face in detector.track(image, i / 30)}
+        assert faces[1].box[0] < 200
+        if 2 in faces and first is None:  # nothing of the other face is in its first probabilities
+            first = faces[2]
+            assert first.box[0] > 200
+            raw = classifier.probabilities(crop_faces(to_gray(image), [first.box]))[0]
+            assert np.allclose(first.probabilities, raw, atol=1e-6)
+    assert first is not None
+
+
+def test_aligned_faces_have_level_eyes(classifier, demo):
+    rotation = cv2.getRotationMatrix2D((320, 240), 8, 1.0)  # to the left
+    image = cv2.warpAffine(demo[60], rotation, (640, 480))
+    aligned, plain = EmotionDetector(classifier, align=True), EmotionDetector(classifier)
+    (level,), (tilted,) = aligned.detect(image), plain.detect(image)
+    assert -15 < level.tilt_degrees < -3 and tilted.tilt_degrees == 0 and level.box == tilted.box
+    assert not np.array_equal(aligned.crop(image)[1], plain.crop(image)[1])
+
+
+def test_threads_may_share_a_classifier(classifier, demo):
+    results = {}
+
+    def work(number):
+        detector = EmotionDetector(classifier)
+        results[number] = [detector.detect(demo[i])[0].probabilities for i in range(3)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
+
+
+def test_refuses_missing_files(tmp_path, classifier):
+    with pytest.raises(UserError, match="There is no model"):
+        EmotionDetector(tmp_path / "none.keras")
+    with pytest.raises(UserError, match="There is no cascade"):
+        EmotionDetector(classifier, cascade=tmp_path / "none.xml")
+    with pytest.raises(ValueError, match="must be uint8"):
+        EmotionDetector(classifier).detect(None)
+
+
+def test_the_package_exports_two_names():
+    assert set(emotions.__all__) == {"EmotionDetector", "Face"}
+
+
+def test_the_shipped_network_follows_the_cuts_of_the_demo():
+    detector, demo = EmotionDetector(), Demo()
+    tracked = [(frame.time_seconds, detector.track(frame.image, frame.time_seconds)) for frame in demo]
+    labels = [(seconds, faces[0].label) for seconds, faces in tracked if faces]
+    for number, emotion in enumerate(EMOTIONS):
+        start = number * demo.emotion_seconds
+        segment = [(seconds, label) for seconds, label in labels if start <= seconds < start + demo.emotion_seconds]
+        assert {label for _, label in segment[-20:]} == {emotion}
+        assert next(seconds for seconds, label in segment if label == emotion) - start <= 0.4

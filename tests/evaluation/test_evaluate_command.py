@@ -1,0 +1,39 @@
+"""`train.py --evaluate`: what it writes, that it changes nothing, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+from made_data import make_rows, write_csv
+
+import train
+
+
+def refused(capsys, *options):
+    assert train.main([str(option) for option in options]) == 2
+    return capsys.readouterr().err
+
+
+def test_evaluation_writes_a_report_and_leaves_the_model_alone(tmp_path, monkeypatch, network, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_csv(tmp_path / "fer2013.csv", make_rows((2, 1, 1)))
+    model = Path(shutil.copy(network, tmp_path))
+    model.with_name("history.csv").write_text("epoch,loss\n0,1\n")  # of another program
+    before = model.read_bytes()
+    assert train.main(["--data", str(data), "--evaluate", "--model", str(model), "--split", "PrivateTest"]) == 0
+    assert model.read_bytes() == before
+    (run,) = (tmp_path / "runs").iterdir()
+    card = json.loads((run / "scorecard.json").read_text())
+    assert (card["split"], card["n"]) == ("PrivateTest", 7)
+    assert "curves.png" not in (run / "report.md").read_text(encoding="utf-8")
+    assert str(run.relative_to(tmp_path)) in capsys.readouterr().out
+
+
+def test_evaluation_refuses_what_it_cannot_score(tmp_path, monkeypatch, network, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_csv(tmp_path / "data" / "fer2013.csv", make_rows((2, 1, 0)))
+    options = ("--data", data, "--evaluate", "--model")
+    assert "no PrivateTest" in refused(capsys, *options, network, "--split", "PrivateTest")
+    assert "There is no model" in refused(capsys, *options, tmp_path / "none.keras")
+    assert "not a .keras file" in refused(capsys, *options, data)
+    assert not (tmp_path / "runs").exists()

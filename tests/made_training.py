@@ -1,0 +1,47 @@
+"""What the tests of training share, beside the fixtures in training_fixtures.py."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+
+from data import load_fer2013
+
+SMALL_RESNETS = {"resnet": ((8, 2), (8, 2)), "resnet-huge": ((8, 1), (8, 2))}
+ALL_PHASES = ["--data", "fer2013.csv", "--epochs", "8", "--fine-tuning-epochs", "1", "--batch-size", "28"]
+ONE_EPOCH = ["--data", "fer2013.csv", "--epochs", "1", "--small-image-epochs", "0", "--batch-size", "56"]
+
+
+def press_ctrl_c(*args, **options):
+    raise KeyboardInterrupt
+
+
+def full_disk(*args, **options):
+    raise OSError(28, "No space left on device")
+
+
+def the_run(folder):
+    """The only run, or the latest one, of a folder."""
+    return max((folder / "runs").iterdir(), key=lambda run: (run.stat().st_mtime, run.name))
+
+
+def history_of(run):
+    return pd.read_csv(run / "history.csv")
+
+
+def description_of(path):
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def weights_of(path):
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def splits_of(folder, *names):
+    dataset = load_fer2013(folder / "fer2013.csv")
+    return [dataset[name] for name in names]
+
+
+def same(first, second) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

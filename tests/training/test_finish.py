@@ -1,0 +1,113 @@
+"""The end of a training: calibration, where the model goes, and how to undo it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from made_training import full_disk, splits_of
+
+from model import keras_classifier
+from training import finish
+from training.checkpoints import Run
+from training.options import TrainingOptions
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("small_and_quiet")
+
+
+def test_calibrating_again_changes_nothing(folder):
+    """As a resume does whose run was killed between model and state; the network reads the gray of made faces."""
+    training, public = splits_of(folder, "Training", "PublicTest")
+    public.labels[::3] = 0  # so that a network has something to be uncertain about
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(7, "softmax")]
+    network = keras.Sequential([keras.Input((48, 48, 1)), *layers])
+    centres = (np.arange(7) * 25 + 29.5) / 255
+    network.layers[-1].set_weights([2000 * centres[None], -1000 * centres**2])
+    first, calibrated = finish.calibrate(keras_classifier(network, {}), training, public)
+    assert 2 < calibrated["temperature"] < 8
+    probabilities = first.probabilities(public.faces)
+    first.description = {"calibration": calibrated}
+    again, calibrated_again = finish.calibrate(first, training, public)
+    assert np.allclose(again.probabilities(public.faces), probabilities, atol=1e-3)
+    assert calibrated_again["temperature"] == pytest.approx(calibrated["temperature"], rel=1e-3)
+
+
+# --- where the model goes
+
+
+def scored(accuracy):
+    return json.dumps({"scores": {"split": "PublicTest", "accuracy": accuracy, "n": 3589}})
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose best model is finished, in a working folder with an older model."""
+    monkeypatch.chdir(tmp_path)
+    for name, accuracy in (("best_model", 0.7244), ("run/best_model", 0.73)):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(f"{name}.keras").write_text(f"model {accuracy}")
+        Path(f"{name}.json").write_text(scored(accuracy))
+    return Run(TrainingOptions(), Path("run"), {"finished": False})
+
+
+def content(*names):
+    return [Path(name).read_text() if Path(name).exists() else None for name in names]
+
+
+def test_a_model_of_fer_2013_replaces_the_best_one_and_one_command_undoes_it(run):
+    outcome = finish.put_in_place(run, 28698)
+    assert content("best_model.keras", "best_model.json") == ["model 0.73", scored(0.73)]
+    assert content("best_model.previous.keras", "best_model.previous.json") == ["model 0.7244", scored(0.7244)]
+    assert "accuracy 73.00% (n = 3,589)" in outcome and "a model with 72.44%" in outcome
+    (undo,) = (line.removeprefix("Undo with:").strip() for line in outcome.splitlines() if "Undo" in line)
+    subprocess.run(undo.replace("python", f'"{sys.executable}"', 1), shell=True, check=True)
+    assert content("best_model.keras", "best_model.json") == ["model 0.7244", scored(0.7244)]
+    assert content("run/best_model.keras") == ["model 0.73"]
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_undoing_brings_no_description_where_there_was_none(run, described):
+    if not described:
+        Path("best_model.json").unlink()
+    Path("best_model.previous.json").write_text("of another model")
+    outcome = finish.put_in_place(run, 28698)
+    assert Path("best_model.previous.json").exists() == described
+    assert ("unknown" in outcome) == (not described)
+    (undo,) = (line.removeprefix("Undo with:").strip() for line in outcome.splitlines() if "Undo" in line)
+    subprocess.run(undo.replace("python", f'"{sys.executable}"', 1), shell=True, check=True)
+    assert content("best_model.keras") == ["model 0.7244"] and Path("best_model.json").exists() == described
+
+
+def test_a_model_that_saw_few_faces_stays_in_its_folder(run):
+    outcome = finish.put_in_place(run, 19_999)
+    assert content("best_model.keras", "best_model.previous.keras") == ["model 0.7244", None]
+    assert "19,999 training faces" in outcome and "best_model.keras stays as it is" in outcome
+    assert f"--model {Path('run') / 'best_model.keras'}" in outcome
+
+
+def test_an_explicit_output_is_always_heeded(run):
+    run.options = TrainingOptions(output=Path("my model.keras"))
+    outcome = finish.put_in_place(run, 56)
+    assert content("my model.keras", "best_model.keras") == ["model 0.73", "model 0.7244"]
+    assert "my model.keras is new" in outcome and "Undo" not in outcome
+    quoted = '"my model.keras"' if os.name == "nt" else "'my model.keras'"
+    assert f"--model {quoted}" in outcome
+
+
+def test_what_is_replaced_is_kept_once_even_if_the_disk_fills_up(run, monkeypatch):
+    copy = finish.copy_atomically
+    for last in ("best_model.previous.json", "best_model.json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                finish, "copy_atomically", lambda a, b, last=last: full_disk() if b.name == last else copy(a, b)
+            )
+            with pytest.raises(OSError, match="No space left"):
+                finish.put_in_place(run, 28698)
+    finish.put_in_place(run, 28698)  # the resume
+    assert content("best_model.keras", "best_model.previous.keras") == ["model 0.73", "model 0.7244"]
+    assert content("best_model.previous.json") == [scored(0.7244)]

@@ -1,0 +1,163 @@
+"""A trained network -> `.tflite` files for phones: with float16 weights, and in int8 throughout.
+
+Both take one uint8 gray face (1, 48, 48, 1), 0..255, and give float32 probabilities (1, 7) in the order of `EMOTIONS`.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from common.cli import first_line
+from common.files import atomic_path
+from data import PUBLIC_TEST, TRAINING, most_voted
+from evaluation.metrics import predict
+from model import (
+    EMOTIONS,
+    FERPLUS,
+    IMAGE_SIZE,
+    OUTPUTS,
+    Classifier,
+    ModelError,
+    description_path,
+    fold_symmetric_kernels,
+    lite_predict,
+    native_stderr_hidden,
+)
+
+CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
+MOST_MOVED = 0.05  # probability that may sit on other emotions after the conversion, on average over the faces
+
+
+def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -> str:
+    """Write `output` (float16 weights), its int8 twin and their descriptions; return a table of how well they agree.
+
+    `source` is the file that `classifier` was loaded from, `dataset` a `data.Dataset`: its training faces calibrate
+    int8, its PublicTest faces are what all three are compared on. Raises `ModelError`, with nothing written, if the
+    network cannot be converted or a conversion predicts something else.
+    """
+    validation = dataset[PUBLIC_TEST]
+    reference = predict(classifier.all_probabilities, validation.faces)  # (n, outputs, 7)
+    lines = [f"{len(validation):,} faces of {PUBLIC_TEST:26} accuracy   same prediction      size"]
+    lines.append(_line(source, source.stat().st_size, compare(reference, reference, validation)))
+    folded, files = fold_symmetric_kernels(classifier.model), {}
+    kinds = {"float16": output} | ({"int8": output.with_suffix(".int8.tflite")} if int8 else {})
+    for quantization, path in kinds.items():
+        content = convert(folded, quantization, dataset[TRAINING].faces)
+        converted = Classifier(*lite_predict(content), {})
+        agreement = compare(predict(converted.all_probabilities, validation.faces), reference, validation)
+        if not agreement["moved_probability"] <= MOST_MOVED:  # so that NaN is refused as well
+            raise ModelError(
+                f"{source} as {quantization} predicts differently: {agreement['moved_probability']:.1%} of the "
+                f"probability is on other emotions, {agreement['equal_predictions']:.1%} of the predictions are the "
+                "same. Nothing was written; train a new network, or export another one with --model."
+            )
+        lines.append(_line(path, len(content), agreement))
+        description = describe(classifier, source, quantization, agreement)
+        files |= {description_path(path): (json.dumps(description, indent=2) + "\n").encode(), path: content}
+    with contextlib.ExitStack() as places:  # every file is written before the first is moved into its place
+        for path, content in files.items():
+            places.enter_context(atomic_path(path)).write_bytes(content)
+    return "\n".join(lines)
+
+
+def _line(path: Path, size_bytes: int, agreement: dict) -> str:
+    accuracy, equal = agreement["accuracy"], agreement["equal_predictions"]
+    return f"{path!s:44} {accuracy:8.2%} {equal:17.2%} {size_bytes / 1e6:6.1f} MB"
+
+
+def convert(model, quantization: str, faces: np.ndarray) -> bytes:
+    """Return a Keras model as the content of a `.tflite` file; `quantization` is "float16" or "int8".
+
+    float16 halves the file and computes as before. int8 computes in integers (Jacob et al. 2018); `faces`, uint8
+    (n, 48, 48, 1), show it the range of every layer's values. Raises `ModelError` if it cannot be converted.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"An export needs TensorFlow: run {sys.executable} -m pip install tensorflow, and set the environment "
+            "variable KERAS_BACKEND to tensorflow."
+        )
+    import tensorflow as tf
+
+    # The converter itself puts uint8 before an int8 network. One face a call: a phone's accelerators want fixed shapes.
+    dtype = "uint8" if quantization == "float16" else "float32"
+    face = keras.Input(batch_shape=(1, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=dtype, name="faces")
+    try:
+        with _quiet():
+            outputs = model(face)
+            if isinstance(outputs, list):  # in a dict their names become those of the file's signature
+                outputs = dict(zip(OUTPUTS, outputs, strict=True))
+            converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(face, outputs))
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if quantization == "float16":
+                converter.target_spec.supported_types = [tf.float16]
+            else:
+                converter.representative_dataset = lambda: ([one[None]] for one in calibration_faces(faces))
+                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+                converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.float32
+            return converter.convert()
+    except Exception as error:  # the converter raises many kinds
+        raise ModelError(f"The network cannot be converted to {quantization} ({first_line(error)}).") from error
+
+
+def calibration_faces(faces: np.ndarray) -> np.ndarray:
+    """Return some hundred faces float32, evenly from all, for uint8 (n, 48, 48, 1); two pixels are made 0 and 255.
+
+    Without both, the range of the input would come out short, and pixels would be scaled.
+    """
+    rows = np.linspace(0, len(faces) - 1, min(len(faces), CALIBRATION_FACES)).astype(int)
+    chosen = faces[rows].astype(np.float32)
+    chosen[0, 0, :2, 0] = 0, 255
+    return chosen
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the converter's pages of notes off the screen."""
+    with native_stderr_hidden(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def compare(probabilities: np.ndarray, reference: np.ndarray, split) -> dict:
+    """Return how probabilities (n, outputs, 7) agree with those of Keras for the faces of a `data.Split`.
+
+    `moved_probability` is the share of probability that is on other emotions: half the sum of the differences.
+    With two outputs, the agreement with people is under "ferplus".
+    """
+    predicted, expected = probabilities.argmax(axis=2), reference.argmax(axis=2)
+    result = {
+        "n": len(split),
+        "accuracy": float((predicted[:, 0] == split.labels).mean()),
+        "keras_accuracy": float((expected[:, 0] == split.labels).mean()),
+        "equal_predictions": float((predicted == expected).mean()),
+        "moved_probability": float(np.abs(probabilities - reference).sum(axis=2).mean() / 2),
+    }
+    if predicted.shape[1] > 1 and split.votes is not None:
+        seen = most_voted(split.votes)
+        known = seen >= 0
+        scores = {name: float((p[:, 1] == seen)[known].mean()) for name, p in
+                  (("accuracy", predicted), ("keras_accuracy", expected))}  # fmt: skip
+        result[FERPLUS] = {"n": int(known.sum())} | scores
+    return result
+
+
+def describe(classifier, source: Path, quantization: str, agreement: dict) -> dict:
+    """Return the description beside a `.tflite` file: its contract, its origin, and how it agrees with that."""
+    return {
+        "labels": list(EMOTIONS),
+        "pixel_range": [0, 255],
+        "input": "uint8 gray face (1, 48, 48, 1)",
+        "output": "float32 probabilities (1, 7), in the order of labels",
+        "outputs": list(classifier.outputs),
+        "quantization": quantization,
+        "exported_from": {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        "agreement": {"split": PUBLIC_TEST} | agreement,
+        **{key: classifier.description[key] for key in ("training", "calibration") if key in classifier.description},
+    }

@@ -1,0 +1,184 @@
+"""After the last epoch: calibrate the best model, describe it, put it in place and report on it."""
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import keras
+import pandas as pd
+
+import data
+from common.files import atomic_path, copy_atomically
+from emotions.faces import load_cascade
+from evaluation.figures import draw_augmentation
+from evaluation.history import best_epoch
+from evaluation.metrics import score_table
+from evaluation.report import fold_temperatures, headline, score_splits, write_report
+from model import (
+    BEST_MODEL,
+    EMOTIONS,
+    FER2013,
+    FERPLUS,
+    ModelError,
+    UserError,
+    count_multiply_adds,
+    keras_classifier,
+    load_classifier,
+)
+from training.batch_norm import fit_batch_normalization
+from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, read_json, remove, write_json
+from training.export import export
+from training.options import BEST, command_words, shell_command
+
+ENOUGH_FACES = 20_000  # training faces from which on a model replaces best_model.keras
+SUFFIXES = (".keras", ".json", ".tflite", ".tflite.json")  # of a model, its export and their descriptions
+TRAINED_ON = {FER2013: "the labels of FER-2013", FERPLUS: "the votes of ten people (FER+)"}
+
+
+def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
+    """Calibrate the best model, describe it, put it in place, then report on it.
+
+    `training` is the part of the data set's training faces that it learned from.
+    """
+    classifier, calibrated = calibrate(load_classifier(run.best), training, dataset[data.PUBLIC_TEST])
+    classifier.description = describe(classifier, run, dataset, len(training)) | {
+        "calibration": calibrated,
+        "scores": score_splits(classifier, dataset.splits | {data.TRAINING: training}),
+    }
+    with atomic_path(run.best) as temporary:  # followed at once by the .json, which names the temperature in it
+        classifier.model.save(temporary)
+    write_json(run.best.with_suffix(".json"), classifier.description)
+    if is_placed(run, len(training)) and run.options.output is None and keras.backend.backend() == "tensorflow":
+        try:  # what main.py runs; it runs the .keras file where this one is missing
+            export(classifier, run.best, dataset, run.best.with_suffix(".tflite"), int8=False)
+        except ModelError as error:
+            print(f"No {BEST_MODEL.with_suffix('.tflite').name} was made: {error}")
+    outcome = put_in_place(run, len(training))
+    run.update(finished=True)
+    for pattern in ("backup-*.keras", "teacher-*.keras", "soft_labels-*.npy"):
+        remove(run.folder.glob(pattern))
+    try:
+        draw_augmentation(training.faces[:1], run.folder / "augmentation.png")
+        report(run.folder, run.best, classifier, dataset, history=pd.read_csv(run.folder / HISTORY))
+    finally:
+        print(outcome)
+
+
+def calibrate(classifier, training: data.Split, validation: data.Split) -> tuple:
+    """Measure a classifier's batch normalisation without augmentation, then fold in the temperature that fits.
+
+    Returns a new classifier, and what the description has of its calibration. Calibrating twice changes nothing.
+    """
+    fit_batch_normalization(classifier.model, training.faces)
+    calibrated = fold_temperatures(keras_classifier(classifier.model, classifier.description), validation)
+    return keras_classifier(classifier.model, classifier.description), calibrated
+
+
+def describe(classifier, run: Run, dataset: data.Dataset, training_faces: int) -> dict:
+    """Return what `best_model.json` holds: a model's contract, and how it came about."""
+    history = pd.read_csv(run.folder / HISTORY)
+    packages = ("keras", keras.backend.backend(), "numpy")
+    versions = {name: importlib.import_module(name).__version__ for name in packages}
+    training = {
+        "command": shell_command("train.py", *command_words(run.options)),
+        "arguments": {name: value for name, value in vars(run.options).items() if name not in ("data", "output")},
+        "epochs": len(history),
+        "best_epoch": best_epoch(history) + 1,
+        "faces": training_faces,
+        "data": dataset.counts()["all"].to_dict(),
+        "data_sha256": run.state["data_sha256"],
+        "versions": versions | {"python": platform.python_version()},
+    }
+    return {
+        "labels": list(EMOTIONS),
+        "pixel_range": [0, 255],
+        "input": "uint8 gray faces (n, 48, 48, 1)",
+        "outputs": {name: TRAINED_ON[name] for name in classifier.outputs},
+        "parameters": classifier.model.count_params(),
+        "multiply_adds": count_multiply_adds(classifier.model),
+        "training": training,
+    }
+
+
+def is_placed(run: Run, training_faces: int) -> bool:
+    """Return whether a model leaves the run's folder: one that saw few faces does only with --output."""
+    return run.options.output is not None or training_faces >= ENOUGH_FACES
+
+
+def put_in_place(run: Run, training_faces: int) -> str:
+    """Copy the model and its description to where they belong; return what was replaced and how to undo it.
+
+    Without --output, a model that saw few faces stays in its folder. What it replaces is kept as *.previous.*, once:
+    also where a full disk or a kill cut this short and a resume does it again.
+    """
+    output = run.options.output or Path(BEST)
+    if not is_placed(run, training_faces):
+        return (
+            f"{run.best} is new: PublicTest accuracy {accuracy_of(run.best)}.\n"
+            f"It saw only {training_faces:,} training faces, so {BEST} stays as it is; --output would place it.\n"
+            f"Try it with: {shell_command('main.py', '--model', run.best)}"
+        )
+    previous, place = output.with_name(f"{output.stem}.previous.keras"), str(output.resolve())
+    if run.state.get("kept_for") != place:
+        for old, kept in ((path.with_suffix(suffix) for path in (output, previous)) for suffix in SUFFIXES):
+            if old.exists():
+                copy_atomically(old, kept)
+            else:  # it would describe another model
+                kept.unlink(missing_ok=True)
+        run.update(kept_for=place)
+    for suffix in SUFFIXES:
+        if run.best.with_suffix(suffix).exists():
+            copy_atomically(run.best.with_suffix(suffix), output.with_suffix(suffix))
+    model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
+    text = f"{output} is new: PublicTest accuracy {accuracy_of(output)}.\n"
+    if previous.exists():
+        text += f"It replaces a model with {accuracy_of(previous)}, kept as {previous}.\n"
+        text += f"Undo with:   {undo_command(previous, output)}\n"
+    return f"{text}Try it with: {shell_command('main.py', *model_option)}"
+
+
+def accuracy_of(model: Path) -> str:
+    """Return the PublicTest accuracy that a model's description names, as text."""
+    try:
+        scores = read_json(model.with_suffix(".json"))["scores"]
+        return f"{scores['accuracy']:.2%} (n = {scores['n']:,})" if scores["split"] == data.PUBLIC_TEST else "unknown"
+    except (KeyError, OSError, TypeError, ValueError):
+        return "unknown"
+
+
+def undo_command(previous: Path, output: Path) -> str:
+    """Return one command, for any shell, that puts a replaced model and its description back."""
+    quoted = repr if os.name == "nt" else json.dumps  # a shell's own quotes come around it
+    steps = ["import os"]
+    for suffix in SUFFIXES:
+        old, new = (path.with_suffix(suffix) for path in (previous, output))
+        if old.exists():
+            steps.append(f"os.replace({quoted(str(old))}, {quoted(str(new))})")
+        elif new.exists():
+            steps.append(f"os.remove({quoted(str(new))})")
+    return shell_command("-c", "; ".join(steps))
+
+
+def report(folder: Path, path: Path, classifier, dataset: data.Dataset, split=data.PUBLIC_TEST, history=None) -> None:
+    """Write report.md, its figures and scorecard.json on a model's file into a folder; print the scores."""
+    print(f"Evaluating on {split}, which takes a few minutes ...", flush=True)
+    origin = {"model": str(path), "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin |= {"data": dataset.source, "data_sha256": dataset.sha256(), "date": time.strftime("%Y-%m-%d %H:%M")}
+    card = write_report(folder, classifier, dataset, split, origin, history)
+    print(f"{split}, single crop: {headline(card)}")
+    print(f"{score_table(card)}\nReport: {folder / 'report.md'}, for programs: {folder / 'scorecard.json'}")
+
+
+def evaluate(path: Path, classifier, dataset: data.Dataset, split: str) -> None:
+    """Report on a model's file, loaded as `classifier`, and a split in a new folder of runs/; change nothing else."""
+    load_cascade()  # without it there is no report
+    if split not in dataset.splits:
+        raise UserError(f"{dataset.source} has no {split}. Choose another --split, or the whole data set.")
+    folder = new_folder({"data": dataset.source, "model": path, "split": split})
+    curves = path.with_name(HISTORY)  # there if the model is still in the folder of its training
+    history = pd.read_csv(curves) if curves.exists() and (curves.parent / ARGUMENTS).exists() else None
+    report(folder, path, classifier, dataset, split, history)

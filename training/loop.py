@@ -1,0 +1,273 @@
+"""Compile and fit: one call of Keras's `fit` for each phase, the model passed on in memory."""
+
+import contextlib
+import math
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import data
+from common.files import atomic_path
+from model import FER2013, FERPLUS, OUTPUTS, UserError, build_model, keras_classifier, load_classifier
+from training import checkpoints
+from training.batch_norm import fuse_batch_normalization
+from training.checkpoints import Run
+from training.distillation import distilled, load_teacher, mean_weights, online_teacher, soft_labels
+from training.distribution import Share
+from training.finish import calibrate
+from training.muon import Muon
+from training.schedule import PATIENCE, SOFT_LABEL_WEIGHT, Phase, augmentation_strength, learning_rate, phases
+
+CPU_INFORMATION = Path("/proc/cpuinfo")
+
+
+class OutOfMemory(UserError):
+    """The memory is not enough for a training."""
+
+
+def choose_faces(dataset: data.Dataset, options) -> data.Split:
+    """Return the training faces that --fraction leaves: the same share of every emotion."""
+    training = dataset[data.TRAINING]
+    if options.fraction < 1:
+        training = training[data.stratified(training.labels, options.fraction, options.seed)]
+    if len(training) == 0:
+        raise UserError("No training face is left. Use a larger --fraction.")
+    return training
+
+
+def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> None:
+    """Train a new or resumed run to its last epoch; nothing is written before everything it needs has been read.
+
+    `training` is the part of the data set's training faces to learn from. Raises `UserError`, or `OutOfMemory`.
+    """
+    if run.fitted:
+        return
+    sha256 = dataset.sha256()
+    if run.state and run.state["data_sha256"] != sha256:
+        raise UserError(f"{run.options.data} is not the data of {run.folder}. Point --data to that.")
+    run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
+    model, weights, teachers = prepare(run)
+    options, validation, compiled_for = run.options, dataset[data.PUBLIC_TEST], None
+    keras.utils.set_random_seed(options.seed)
+    precision = " in bfloat16" if options.mixed_precision else ""
+    print(f"{len(training):,} training and {len(validation):,} validation faces, {options.arch}{precision}")
+    print(f"Everything of this run is kept in {run.folder}; Ctrl-C stops it and keeps the best model so far.")
+    fit_phase = PhaseFitter(run, training, validation, share, make_callbacks(run, sha256), teachers)
+    with explained_out_of_memory():
+        for phase in phases(options):
+            if run.epochs >= phase.end:
+                continue
+            targets = phase_targets(run, phase, training, validation)
+            settings = (phase.image_size, phase.weight_decay, phase.label_smoothing)
+            if compiled_for != settings:  # else the same model goes on
+                compiled_for = settings
+                with share.scope():
+                    previous, model = model, compiled_model(options, phase, run.outputs)
+                    if previous is not None:
+                        checkpoints.hand_over(previous, model)
+                    elif weights:
+                        model.set_weights(weights)
+            if run.state and run.epochs == phase.first and not phase.self_distillation:
+                # Accuracies on small images do not compare; and the best fine-tuning epoch is to be kept.
+                run.state["counters"] = {"best": {"best": None}}
+            fit_phase(phase, model, targets)
+
+
+def prepare(run: Run) -> tuple:
+    """Return the model of a resumed run or None, the weights to start with or None, and the teachers' functions."""
+    if run.options.mixed_precision is None:
+        run.options = replace(run.options, mixed_precision=prefers_bfloat16())
+    options, named = run.options, run.options.teacher or ()
+    paths = sorted(run.folder.glob("teacher-*.keras")) if run.state else named
+    if len(paths) < len(named):
+        raise UserError(f"{run.folder} cannot be resumed: its teachers are gone. Start again.")
+    teachers = [load_teacher(path, run.outputs, options.mixed_precision) for path in paths]
+    if run.state:
+        return checkpoints.load_backup(run), None, teachers
+    weights = mean_weights(options.init_from, options.arch, run.outputs)
+    run.folder = run.folder or checkpoints.new_folder(vars(options))
+    for number, path in enumerate(named):  # a resume may find another model in its place
+        shutil.copyfile(path, run.folder / f"teacher-{number:02}.keras")
+    return None, weights, teachers
+
+
+def prefers_bfloat16() -> bool:
+    """Return whether TensorFlow trains faster in bfloat16 here: with AMX or AMD's AVX-512 (on Linux), without a GPU.
+
+    With AMX it takes half the time, on AMD's Zen 4 two thirds; on other processors it is slower, even on Intel's with
+    bfloat16 in AVX-512. Of GPUs, and of the other backends, nothing is assumed.
+    """
+    if keras.backend.backend() != "tensorflow" or not CPU_INFORMATION.exists():
+        return False
+    import tensorflow as tf
+
+    words = set(CPU_INFORMATION.read_text(encoding="utf-8").split())
+    faster = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
+    return faster and not tf.config.list_physical_devices("GPU")
+
+
+def phase_targets(run: Run, phase: Phase, training: data.Split, validation: data.Split) -> np.ndarray:
+    """Return what a phase learns from each training face: labels and votes, or a blend of them with soft labels.
+
+    float32 (n, 7) for one output, (n, 2, 7) for two.
+
+    The soft labels of a round are what the best network before it predicts, calibrated as a finished one is. They are
+    kept in the run's folder for a resume in the middle of the round.
+    """
+    targets, path = training.targets(), run.folder / f"soft_labels-{phase.round}.npy"
+    if not phase.round:
+        return targets
+    if not path.exists():
+        if run.epochs > phase.first or phase.fine_tuning:
+            raise UserError(f"{run.folder} cannot be resumed: {path.name} is gone. Start again.")
+        print("Predicting soft labels for self-distillation ...", flush=True)
+        if run.best_weights:
+            best = build_model(run.options.arch, outputs=run.outputs)
+            best.set_weights(run.best_weights)
+            classifier = keras_classifier(best, {})
+        else:  # after a resume
+            classifier = load_classifier(run.best)
+        classifier, _ = calibrate(classifier, training, validation)
+        with atomic_path(path) as temporary:
+            np.save(temporary, soft_labels(classifier, training.faces))
+        checkpoints.remove([path.with_name(f"soft_labels-{phase.round - 1}.npy")])
+    return distilled(targets, np.load(path), SOFT_LABEL_WEIGHT)
+
+
+def compiled_model(options, phase: Phase, outputs: tuple = (FER2013,)):
+    """Return a new network for the faces of a phase, compiled; the losses of two outputs are added."""
+    dtype, compute_dtype = ("mixed_bfloat16", "bfloat16") if options.mixed_precision else ("float32", "float32")
+    model = build_model(options.arch, dtype, phase.image_size, outputs)
+    if options.optimizer == "muon":
+        optimizer = Muon(phase.learning_rate, compute_dtype, weight_decay=phase.weight_decay)
+    else:
+        optimizer = keras.optimizers.AdamW(phase.learning_rate, weight_decay=phase.weight_decay)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
+    metrics = [keras.metrics.CategoricalAccuracy("accuracy")]
+    if FERPLUS in outputs:  # votes are soft already
+        loss = {FER2013: loss, FERPLUS: keras.losses.CategoricalCrossentropy()}
+        metrics = {FER2013: metrics, FERPLUS: [Agreement("accuracy")]}
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the first step twice
+    fuse_batch_normalization(model)
+    return model
+
+
+class Agreement(keras.metrics.CategoricalAccuracy):
+    """Accuracy on the faces that have votes; the targets of the others are zero."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_true, y_pred, keras.ops.any(y_true > 0, axis=-1))
+
+
+@dataclass
+class PhaseFitter:
+    """Calls Keras's `fit` for one phase after another, on the same faces and with the same callbacks."""
+
+    run: Run
+    training: data.Split
+    validation: data.Split
+    share: Share
+    callbacks: list
+    teachers: list  # classifiers
+
+    def __call__(self, phase: Phase, model, targets: np.ndarray) -> None:
+        """Train a model from the run's last finished epoch to a phase's end; `targets` as `phase_targets` has them."""
+        share, settings, first_epoch = self.share, self.batch_settings(phase), self.run.epochs
+        faces = data.resize_faces(self.validation.faces, phase.image_size)
+        with checkpoints.ctrl_c_between_steps() as ctrl_c:
+            model.fit(
+                share.of_batches(lambda: data.make_batches(self.training, settings, first_epoch, targets)),
+                steps_per_epoch=-(-len(self.training) // settings.batch_size),
+                epochs=phase.end,
+                initial_epoch=first_epoch,
+                validation_data=share.of(faces, data.by_output(validation_targets(self.validation, self.run.outputs))),
+                validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
+                callbacks=[*self.callbacks, ctrl_c],
+                shuffle=False,  # make_batches has done it
+                verbose=0,  # Progress prints
+            )
+
+    def batch_settings(self, phase: Phase) -> data.BatchSettings:
+        options = self.run.options
+        return data.BatchSettings(
+            batch_size=options.batch_size,
+            seed=options.seed,
+            image_size=phase.image_size,
+            augmentation=data.Augmentation() if options.augmentation else None,
+            strength=lambda epoch: augmentation_strength(epoch, options),
+            mixup=phase.mixup,
+            camera_noise=options.camera_noise,
+            teacher=online_teacher(self.teachers) if self.teachers else None,
+        )
+
+
+def validation_targets(validation: data.Split, outputs: tuple) -> np.ndarray:
+    """Return the labels one-hot (n, 7), or (n, 2, 7) with the vote shares of faces whose most votes are clear."""
+    if FERPLUS not in outputs:
+        return data.one_hot(validation.labels)
+    if validation.votes is None:
+        raise UserError("The votes have no rows of PublicTest, which a training with votes needs. Use the whole file.")
+    targets = validation.targets()
+    targets[data.most_voted(validation.votes) < 0, 1] = 0
+    return targets
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Counts the epochs of the whole training; fit's own would count to the end of the phase."""
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.all_epochs = epochs
+
+    def set_params(self, params):
+        super().set_params(params | {"epochs": self.all_epochs, "verbose": 1 if sys.stdout.isatty() else 2})
+
+
+def make_callbacks(run: Run, data_sha256: str) -> list:
+    """Return Keras's callbacks and, last, the one that saves what a resume needs."""
+
+    def refuse_nan(epoch: int, logs: dict) -> None:
+        if math.isfinite(logs["loss"] + logs["val_loss"]):
+            return
+        kept = ""
+        if run.state:
+            run.update(finished=True)  # a resume would come to the same
+            kept = f" The best model until then is {run.best}."
+        raise UserError(f"The loss is not a number any more. Start again with a lower --learning-rate.{kept}")
+
+    def add_mean(epoch: int, logs: dict) -> None:
+        """Add the mean accuracy of two outputs, by which the best epoch is chosen."""
+        if len(run.outputs) > 1:
+            for prefix in ("", "val_"):
+                logs[f"{prefix}accuracy"] = np.mean([logs[f"{prefix}{name}_accuracy"] for name in run.outputs])
+
+    options, counters = run.options, {"best": checkpoints.BestModel(run)}
+    callbacks = [
+        keras.callbacks.LambdaCallback(on_epoch_end=add_mean),
+        Progress(options.epochs),
+        keras.callbacks.LambdaCallback(on_epoch_end=refuse_nan),
+    ]
+    if options.schedule == "plateau":
+        counters["stopping"] = keras.callbacks.EarlyStopping(monitor="val_loss", patience=PATIENCE, verbose=1)
+        counters["plateau"] = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, verbose=1)
+    else:
+        callbacks.insert(0, keras.callbacks.LearningRateScheduler(lambda epoch: learning_rate(epoch, options)))
+    return [*callbacks, *counters.values(), checkpoints.RunKeeper(run, counters, data_sha256)]
+
+
+@contextlib.contextmanager
+def explained_out_of_memory():
+    """Turn a full memory's error, NumPy's, TensorFlow's, JAX's or PyTorch's, into `OutOfMemory`."""
+    try:
+        yield
+    except Exception as error:
+        message = f"{type(error).__name__} {error}".lower()
+        signs = ("resource_exhausted", "resourceexhausted", "out of memory", "tried to allocate")
+        if not isinstance(error, MemoryError) and not any(sign in message for sign in signs):
+            raise
+        raise OutOfMemory("There is not enough memory. Use a smaller --batch-size or --arch.") from error
