@@ -1,0 +1,383 @@
+// The page: loading, camera and photo, controls. detector.js detects, overlay.js draws.
+import { Classifier, EmotionDetector, EMOTIONS } from "./detector.js";
+import { Overlay } from "./overlay.js";
+
+const MAX_PHOTO_SIDE = 4096; // pixels: phones cannot hold larger canvases
+const WORKER_SECONDS = 3; // for which the first visit waits for the service worker
+const LONGEST_WAIT_SECONDS = 0.1; // for a new frame: some browsers do not tell of it
+const ANNOUNCE_SECONDS = 3; // between announcements to a screen reader
+const CSV_HEADER = `time_seconds,frame,face,x,y,width,height,${EMOTIONS},label,file`; // as main.py --log
+const CASCADE = "haarcascade_frontalface_default.xml";
+const MODEL = "best_model.tflite";
+
+const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
+const frame = document.createElement("canvas"); // what the detector sees
+const frameContext = frame.getContext("2d", { willReadFrequently: true });
+const overlay = new Overlay($.canvas, frame, $.stage);
+
+let detector = null;
+let camera = null; // {stream, facing, mirrored, stamps, frames, startSeconds} while the camera is open
+let scene = null; // {faces, status}: what is drawn over the frame
+let csv = null; // lines while they are recorded
+let announced = { text: "", seconds: -Infinity };
+
+export { detector, readFrame };
+
+/** An error whose message tells the user what to do. */
+class UserError extends Error {}
+
+// Loading
+
+async function load() {
+  if (typeof WebAssembly !== "object") {
+    throw new UserError("This browser has no WebAssembly. Use a current Chrome, Edge, Firefox or Safari.");
+  }
+  const isFirstVisit = !(await startServiceWorker());
+  const litert = await import("@litertjs/core").catch(() => failed("lib/litert/index.js"));
+  const compatible = (await litert.supportsFeature("relaxedSimd")) ? "" : "_compat";
+  const runtime = `lib/litert/wasm/litert_wasm${compatible}_internal`;
+  const libraries = ["lib/opencv/opencv.js", "lib/opencv/opencv.wasm", `${runtime}.js`, `${runtime}.wasm`];
+  const [cascade, model] = await fetchAll([CASCADE, MODEL, ...libraries], isFirstVisit);
+  show("Starting ...");
+  const cv = await loadOpenCv();
+  await litert.loadLiteRt(`${runtime}.js`);
+  const content = new Uint8Array(await model.arrayBuffer());
+  const network = await usable(MODEL, async () => {
+    return new Classifier(await litert.loadAndCompile(content, { accelerator: "wasm" }), litert.Tensor);
+  });
+  return usable(CASCADE, async () => new EmotionDetector(cv, await cascade.text(), network));
+}
+
+/** Returns what `make` makes of a file; its errors name the file. */
+async function usable(path, make) {
+  try {
+    return await make();
+  } catch (error) {
+    throw new UserError(`${path} cannot be used: ${error.message ?? error}`);
+  }
+}
+
+/** Waits until the service worker keeps what is fetched; returns whether it already did at an earlier visit. */
+async function startServiceWorker() {
+  const { serviceWorker } = navigator;
+  try {
+    await serviceWorker.register("sw.js");
+    if (serviceWorker.controller) return true;
+    const controlled = new Promise((resolve) => serviceWorker.addEventListener("controllerchange", resolve));
+    await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 1000 * WORKER_SECONDS))]);
+  } catch {
+    // An old browser, a private window or a page without https: it works, but not offline.
+  }
+  return false;
+}
+
+/** Lets a new version of the page take over at the next visit. Only now: it must not do so while files are loading. */
+async function update() {
+  const registration = await navigator.serviceWorker?.getRegistration();
+  await registration?.update();
+  const worker = registration?.installing ?? registration?.waiting;
+  const takeOver = () => worker.state === "installed" && worker.postMessage("take over");
+  worker?.addEventListener("statechange", takeOver);
+  if (worker) takeOver();
+}
+
+/** Fetches files and shows the progress; returns their Blobs. Scripts that request them again find them cached. */
+async function fetchAll(paths, isFirstVisit) {
+  const sizes = await (await fetchFile("files.json")).json(); // path: [bytes, compressed bytes]
+  const total = [0, 1].map((kind) => paths.reduce((sum, path) => sum + (sizes[path]?.[kind] ?? 0), 0));
+  const stop = new AbortController();
+  let loaded = 0;
+  const fetchOne = async (path) => {
+    const chunks = [];
+    const reader = (await fetchFile(path, stop.signal)).body.getReader();
+    const read = () => reader.read().catch(() => failed(path));
+    for (let chunk = await read(); !chunk.done; chunk = await read()) {
+      chunks.push(chunk.value);
+      loaded += chunk.value.length;
+      $.progress.value = loaded / total[0];
+    }
+    return new Blob(chunks);
+  };
+  const once = isFirstVisit ? `, ${(total[1] / 1e6).toFixed(1)} MB, only this once` : "";
+  show(`Loading the network and its libraries${once} ...`);
+  $.progress.hidden = false;
+  try {
+    return await Promise.all(paths.map(fetchOne));
+  } finally {
+    stop.abort();
+    $.progress.hidden = true;
+  }
+}
+
+async function fetchFile(path, signal) {
+  const response = await fetch(path, { signal }).catch(() => failed(path));
+  return response.ok ? response : failed(path, response.status);
+}
+
+function failed(path, status) {
+  const remedy = status ? "Build the page again, or tell its owner." : "Check the connection and reload the page.";
+  throw new UserError(`${path} could not be loaded${status ? ` (${status})` : ""}. ${remedy}`);
+}
+
+function loadOpenCv() {
+  return new Promise((resolve, reject) => {
+    const onRuntimeInitialized = () => {
+      const { Module: cv } = self;
+      delete self.Module; // LiteRT would take it for its own
+      delete cv.then; // or a promise would wait for it without end
+      resolve(cv);
+    };
+    self.Module = { locateFile: (name) => `lib/opencv/${name}`, onRuntimeInitialized, onAbort: reject };
+    const script = document.createElement("script");
+    script.addEventListener("error", () => reject(new UserError("lib/opencv/opencv.js could not be loaded.")));
+    script.src = "lib/opencv/opencv.js";
+    document.head.append(script);
+  });
+}
+
+// Camera and photo
+
+async function startCamera(wanted = { facingMode: "user" }) {
+  stopCamera();
+  show("Waiting for the camera ...");
+  if (!navigator.mediaDevices?.getUserMedia) {
+    return showError("The camera needs https or localhost. Open the page there, or choose a photo.");
+  }
+  try {
+    const video = { width: { ideal: 640 }, height: { ideal: 480 }, ...wanted };
+    const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    await showCamera(stream, wanted.facingMode ?? "");
+  } catch (error) {
+    stopCamera();
+    showError(CAMERA_ERRORS[error.name] ?? `The camera could not be opened (${error.message}). Or choose a photo.`);
+  }
+}
+
+const CAMERA_ERRORS = {
+  NotAllowedError:
+    "The camera was refused. Allow it in the browser's settings for this page and start it again, or choose a photo.",
+  NotFoundError: "There is no camera. Connect one and start it again, or choose a photo.",
+  OverconstrainedError: "There is no such camera. Start it again, or choose a photo.",
+  NotReadableError: "The camera cannot be read. Close other programs that use it and start it again.",
+};
+
+async function showCamera(stream, facing) {
+  stopCamera(); // another one that was opened meanwhile
+  const [track] = stream.getVideoTracks();
+  const mirrored = track.getSettings().facingMode !== "environment"; // as in a mirror, but not through the back camera
+  const opened = { stream, facing, mirrored, stamps: [], frames: 0, startSeconds: now() };
+  camera = opened;
+  track.addEventListener("ended", () => {
+    if (camera !== opened) return;
+    stopCamera();
+    showError("The camera was disconnected. Connect it and start it again.");
+  });
+  $.video.srcObject = stream;
+  await $.video.play();
+  detector.reset();
+  opened.screenLock = navigator.wakeLock?.request("screen").catch(() => null); // or the screen turns off
+  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  $.switch.disabled = cameras.length < 2;
+  updateControls();
+  follow(opened).catch((error) => {
+    stopCamera();
+    showError(`The detection stopped (${error.message ?? error}). Reload the page.`);
+  });
+}
+
+/** Detects and draws, frame by frame, until another camera or a photo takes over. */
+async function follow(opened) {
+  while (camera === opened) {
+    await nextFrame();
+    if (camera !== opened || $.video.paused || document.hidden || !$.video.videoWidth) continue;
+    const image = readFrame($.video, $.video.videoWidth, $.video.videoHeight, opened.mirrored);
+    const timeSeconds = now() - opened.startSeconds;
+    const faces = await detector.track(image, timeSeconds);
+    if (camera !== opened) return;
+    opened.stamps = [...opened.stamps.slice(-30), now()];
+    const rate = (opened.stamps.length - 1) / (opened.stamps.at(-1) - opened.stamps[0]);
+    present({ faces, status: rate > 0 ? `${rate.toFixed(0)} fps` : "" });
+    record(faces, timeSeconds, opened.frames++, "");
+  }
+}
+
+function nextFrame() {
+  return new Promise((resolve) => {
+    setTimeout(resolve, 1000 * LONGEST_WAIT_SECONDS);
+    if ($.video.requestVideoFrameCallback) $.video.requestVideoFrameCallback(resolve);
+    else requestAnimationFrame(resolve);
+  });
+}
+
+function stopCamera() {
+  camera?.stream.getTracks().forEach((track) => track.stop());
+  camera?.screenLock?.then((lock) => lock?.release());
+  camera = null;
+  $.video.srcObject = null;
+  updateControls();
+}
+
+/** Turns to the camera on the other side or, on a computer with several, to the next one. */
+async function switchCamera() {
+  const { facing, stream } = camera;
+  const { deviceId } = stream.getVideoTracks()[0].getSettings();
+  const other = facing === "user" ? "environment" : "user";
+  await startCamera({ facingMode: other });
+  if (camera?.stream.getVideoTracks()[0].getSettings().deviceId !== deviceId) return;
+  const devices = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  const next = (devices.findIndex((device) => device.deviceId === deviceId) + 1) % devices.length;
+  await startCamera({ deviceId: { exact: devices[next].deviceId } });
+}
+
+async function showPhoto(file) {
+  stopCamera();
+  show("Searching for faces ...");
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return showError(`${file.name} is not an image that this browser can read. Choose a JPEG or PNG.`);
+  await new Promise((resolve) => setTimeout(resolve, 50)); // to show the message: the search blocks the page
+  const zoom = Math.min(MAX_PHOTO_SIDE / Math.max(bitmap.width, bitmap.height), 1);
+  const image = readFrame(bitmap, Math.round(bitmap.width * zoom), Math.round(bitmap.height * zoom), false);
+  bitmap.close();
+  const faces = await detector.detect(image);
+  present({ faces, status: "" });
+  record(faces, 0, 0, file.name);
+  if (!faces.length) show("No face was found in this photo.");
+  updateControls();
+}
+
+/** Draws a video or an image on the hidden canvas `frame`; returns its ImageData. */
+function readFrame(source, width, height, mirrored) {
+  if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
+  frameContext.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored ? width : 0, 0);
+  frameContext.drawImage(source, 0, 0, width, height);
+  return frameContext.getImageData(0, 0, width, height);
+}
+
+const now = () => performance.now() / 1000;
+
+// Showing
+
+/** Shows a frame with its faces, to the eye and to a screen reader, and passes them on as the event "faces". */
+function present(newScene) {
+  scene = newScene;
+  $.canvas.hidden = false;
+  show("");
+  draw();
+  $.snapshot.disabled = false;
+  announce(scene.faces.map(({ label }) => label).join(", ") || "no face");
+  $.canvas.dispatchEvent(new CustomEvent("faces", { detail: scene }));
+}
+
+function draw() {
+  overlay.draw(scene, $.bars.getAttribute("aria-pressed") === "true");
+}
+
+/** Shows a message over the image; an empty one hides it. */
+function show(message, isError = false) {
+  if ($.message.textContent !== message) $.message.textContent = message;
+  $.panel.hidden = !message;
+  $.panel.classList.toggle("error", isError);
+}
+
+function showError(message) {
+  $.progress.hidden = true;
+  show(message, true);
+}
+
+function announce(text) {
+  if (text === announced.text || now() - announced.seconds < ANNOUNCE_SECONDS) return;
+  announced = { text, seconds: now() };
+  $.announcement.textContent = text;
+}
+
+// Controls
+
+function updateControls() {
+  const ready = detector !== null;
+  for (const button of [$.camera, $.photo, $.bars, $.csv]) button.disabled = !ready;
+  $.camera.textContent = camera ? "Stop camera" : "Start camera";
+  $.pause.disabled = !camera;
+  $.pause.textContent = camera && $.video.paused ? "Resume" : "Pause";
+  $.switch.disabled ||= !camera;
+  $.snapshot.disabled = !scene;
+  $.csv.textContent = csv ? `Save CSV (${csv.length})` : "Record CSV";
+}
+
+function toggleBars() {
+  if (!scene) return;
+  $.bars.setAttribute("aria-pressed", String($.bars.getAttribute("aria-pressed") !== "true"));
+  draw();
+}
+
+async function togglePause() {
+  if ($.video.paused) await $.video.play();
+  else $.video.pause();
+  camera.stamps = [];
+  show($.video.paused ? "Paused." : "");
+  updateControls();
+}
+
+function record(faces, timeSeconds, frameNumber, name) {
+  for (const { id, box, probabilities, label } of csv ? faces : []) {
+    const numbers = Array.from(probabilities, (probability) => probability.toFixed(4));
+    const picture = name && `"${name.replaceAll('"', '""')}"`; // it may hold a comma
+    csv.push([timeSeconds.toFixed(3), frameNumber, id, ...box, ...numbers, label, picture].join(","));
+  }
+  if (csv) updateControls();
+}
+
+function toggleCsv() {
+  if (csv) save(new Blob([[CSV_HEADER, ...csv, ""].join("\n")], { type: "text/csv" }), "emotions", "csv");
+  csv = csv ? null : [];
+  updateControls();
+}
+
+/** Hands a file to the browser's downloads; it stays on the device. */
+function save(blob, name, suffix) {
+  const local = new Date(Date.now() - 60_000 * new Date().getTimezoneOffset()).toISOString();
+  const time = local.slice(0, 19).replaceAll(/[-:]/g, "").replace("T", "-"); // 20260131-235959
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${name}-${time}.${suffix}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function addListeners() {
+  $.camera.addEventListener("click", () => (camera ? closeCamera() : startCamera()));
+  $.switch.addEventListener("click", switchCamera);
+  $.photo.addEventListener("click", () => $.file.click());
+  $.file.addEventListener("change", () => {
+    if ($.file.files.length) showPhoto($.file.files[0]);
+    $.file.value = ""; // the same photo can be chosen again
+  });
+  $.pause.addEventListener("click", togglePause);
+  $.bars.addEventListener("click", toggleBars);
+  $.canvas.addEventListener("click", toggleBars);
+  $.snapshot.addEventListener("click", () => $.canvas.toBlob((blob) => save(blob, "snapshot", "png")));
+  $.csv.addEventListener("click", toggleCsv);
+  addEventListener("resize", () => scene && draw());
+}
+
+function closeCamera() {
+  stopCamera();
+  scene = null;
+  $.canvas.hidden = true;
+  show("The camera is off.");
+  updateControls();
+}
+
+const [owner, isGitHub] = location.hostname.split(/\.(github\.io)$/);
+if (isGitHub) {
+  const repository = `https://github.com/${owner}/${location.pathname.split("/")[1]}`;
+  $.limits.href = `${repository}#what-it-is-not-good-for`;
+}
+addListeners();
+try {
+  detector = await load();
+  updateControls();
+  show("Ready. Start the camera or choose a photo.");
+  update().catch(() => {}); // offline
+} catch (error) {
+  showError(error instanceof UserError ? error.message : `The page could not start (${error.message ?? error}).`);
+}
