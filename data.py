@@ -9,6 +9,7 @@ import csv
 import functools
 import gzip
 import hashlib
+import io
 import itertools
 import sys
 import time
@@ -48,6 +49,8 @@ VOTE_COLUMNS = (
 )  # fmt: skip
 VOTE_ORDER = [4, 5, 6, 1, 3, 2, 0]  # the columns of Kaggle's codes 0..6
 MIN_VOTE_AGREEMENT = 0.4  # with FER-2013's labels; 0.65 in the original order, 0.2 in any other
+LINE_BYTES, IMAGE_BYTES = 2**18, 2**24  # of one face in a table or an image file, at most
+MAX_FACES = 200_000  # rows, or files in an archive; FER-2013 has 35,887
 MAX_BLUR = 2.5  # standard deviation of a camera's blur, in pixels of 48
 MAX_NOISE = 20.0  # standard deviation of its noise, in gray levels
 
@@ -124,13 +127,31 @@ def load_fer2013(path, votes=None) -> Dataset:
     if not path.exists():
         raise DataError(f"There is no data at {path}. Give the FER-2013 file or folder with --data PATH.")
     try:
-        root = zipfile.Path(path) if path.suffix.lower() == ".zip" else path
+        root = _open_zip(path) if path.suffix.lower() == ".zip" and path.is_file() else path
         found, kind = _find(root)
         splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
         notes += _add_votes(splits, found, kind, votes)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
+
+
+def _open_zip(path: Path) -> zipfile.Path:
+    """Return an archive's root. Raises `DataError` for one that would not end, or cannot be unpacked here."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # zipfile raises many kinds for damage
+        raise DataError(f"{path} cannot be read ({error}). Download it again.") from error
+    members = archive.infolist()
+    if len(members) > MAX_FACES:
+        raise DataError(f"{path} holds {len(members):,} files, where FER-2013 has 35,887. Unpack what belongs to it.")
+    for member in members:  # zipfile looks for the folder above "//" for ever
+        usual = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+        if member.filename.startswith("/") or "//" in member.filename or not usual:
+            raise DataError(
+                f"{path} has {member.filename!r} in a form that is not read here. Unpack it, give the folder."
+            )
+    return zipfile.Path(archive)
 
 
 def _find(root) -> tuple:
@@ -152,8 +173,8 @@ def _find(root) -> tuple:
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
             return folder, "folders"
     for child in children:
-        if child.name.lower().endswith(".zip") and isinstance(child, Path):
-            return _find(zipfile.Path(child))
+        if child.name.lower().endswith(".zip") and isinstance(child, Path) and child.is_file():
+            return _find(_open_zip(child))
     raise DataError(
         f"Nothing of FER-2013 was found in {root}: expected fer2013.csv, icml_face_data.csv, train.csv, "
         "or folders train/<emotion>/ and test/<emotion>/."
@@ -181,13 +202,33 @@ def _csv_columns(file) -> list[str] | None:
 
 @contextlib.contextmanager
 def _open(file):
-    """Open a file of a folder or an archive as bytes, unpacking .gz on the way."""
+    """Open a file of a folder or an archive as bytes, unpacking .gz on the way; its lines are of limited length."""
+    if not file.is_file():  # a pipe would be waited for, and a device has no end
+        raise FileNotFoundError(f"there is no file {file}")
     is_gzip = file.name.lower().endswith(".gz")
     with (
         file.open("rb") as stream,
         gzip.GzipFile(fileobj=stream) if is_gzip else contextlib.nullcontext(stream) as content,
     ):
-        yield content
+        yield io.BufferedReader(_Lines(content, file))
+
+
+class _Lines(io.RawIOBase):
+    """A table's bytes. Raises `DataError` at a line longer than a face, which an archive can unpack to any size."""
+
+    def __init__(self, content, source):
+        self.content, self.source, self.length = content, source, 0  # length: of the line so far
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        block = self.content.read(min(len(buffer), LINE_BYTES))
+        self.length = len(block) - block.rfind(b"\n") - 1 + (0 if b"\n" in block else self.length)
+        if self.length > LINE_BYTES:
+            raise DataError(f"{self.source} has a line of more than {LINE_BYTES:,} bytes. Download the data set again.")
+        buffer[: len(block)] = block
+        return len(block)
 
 
 class _Errors:
@@ -239,6 +280,8 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
             ):  # fmt: skip
                 chunk.columns = [name.strip().lower() for name in chunk.columns]
                 usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
+                if row > MAX_FACES:
+                    raise DataError(f"{file} has more than {MAX_FACES:,} rows, where FER-2013 has 35,887.")
                 for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
                     row += 1
                     if not (emotion or pixels or name):
@@ -300,7 +343,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
             for file in _children(folder):
                 if not file.name.lower().endswith(IMAGE_SUFFIXES):
                     continue
-                face = _decode(file.read_bytes())
+                face = _decode(_read_image(file))
                 if face is None:
                     errors.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
                     continue
@@ -312,6 +355,15 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
     progress.close(len(faces))
     errors.raise_if_any()
     return _split(faces, labels, usages), notes
+
+
+def _read_image(file) -> bytes:
+    """Return the content of an image file, b"" where it is a pipe, a device or larger than an image of a face."""
+    if not file.is_file():
+        return b""
+    with file.open("rb") as stream:
+        content = stream.read(IMAGE_BYTES + 1)
+    return content if len(content) <= IMAGE_BYTES else b""
 
 
 def _decode(content: bytes) -> np.ndarray | None:
@@ -379,7 +431,9 @@ def _read_votes(file) -> pd.DataFrame:
     """Return FER+'s table with the columns usage and `VOTE_COLUMNS`."""
     try:
         with _open(file) as stream:
-            table = pd.read_csv(stream, encoding="utf-8-sig", skipinitialspace=True)
+            table = pd.read_csv(stream, encoding="utf-8-sig", skipinitialspace=True, nrows=MAX_FACES)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # pandas' errors among them
         raise DataError(f"{file} cannot be read ({error}). Download it again.") from error
     names = {name.lower(): name for name in VOTE_COLUMNS}

@@ -62,7 +62,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     group = parser.add_argument_group("faces")
     cascade = HERE / "haarcascade_frontalface_default.xml"
     group.add_argument("--cascade", type=Path, default=cascade, help="Haar cascade")
-    group.add_argument("--align", action="store_true", help="level the eyes first; costs about 5 ms a face")
     group = parser.add_argument_group("help")
     group.add_argument("--check", action="store_true", help="check this machine and suggest fixes")
     args = parser.parse_intermixed_args(argv)

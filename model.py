@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 import os
 import sys
 import threading
@@ -31,6 +32,11 @@ RESNETS = {  # filters and stride of the first convolution, then of each residua
 }
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
+JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
+DESCRIPTION_TYPES = {  # of what is read from a description
+    **{"labels": list, "pixel_range": list, "sha256": str},
+    **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},
+}
 _STDERR_LOCK = threading.RLock()
 
 
@@ -332,24 +338,32 @@ def import_keras():
     from a program that has imported Keras before.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with contextlib.nullcontext() if "keras" in sys.modules else native_stderr_hidden():
+    first = "keras" not in sys.modules
+    with native_stderr_hidden() if first else contextlib.nullcontext():
         try:
             import keras
+
+            recent = tuple(map(int, keras.__version__.split(".")[:2])) >= OLDEST_KERAS
+            if first and recent:  # ~/.keras/keras.json may have others; a program that has imported Keras keeps its own
+                keras.config.set_image_data_format("channels_last")
+                keras.config.set_floatx("float32")
+            if recent and keras.backend.backend() == "tensorflow":
+                keras.ops.zeros(1)  # the first operation looks for a GPU, and prints a note if there is none
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"{error.name} is not installed. Run {sys.executable} -m pip install -r requirements.txt, or set the "
                 "environment variable KERAS_BACKEND to jax or torch if one of these is installed."
             ) from error
-        except ValueError as error:
+        except Exception as error:  # a broken package can raise any kind
             raise ModelError(
-                f"{error}. Set the environment variable KERAS_BACKEND to tensorflow, jax or torch."
+                f"Keras cannot be used ({_first_line(error)}). Set the environment variable KERAS_BACKEND to "
+                f"tensorflow, jax or torch, look at ~/.keras/keras.json, or run {sys.executable} -m pip install "
+                "--force-reinstall -r requirements.txt"
             ) from error
-        if tuple(map(int, keras.__version__.split(".")[:2])) < OLDEST_KERAS:
+        if not recent:
             raise ModelError(
                 f"Keras {keras.__version__} is too old. Run {sys.executable} -m pip install -r requirements.txt"
             )
-        if keras.backend.backend() == "tensorflow":
-            keras.ops.zeros(1)  # the first operation looks for a GPU, and prints a note if there is none
     return keras
 
 
@@ -404,14 +418,7 @@ class Classifier:
         if len(faces) == 0:
             return np.zeros((0, len(self.outputs), len(EMOTIONS)), np.float32)
         with self._lock:
-            probabilities = self._predict(faces)
-        sums = probabilities.sum(axis=2, keepdims=True)
-        if not (probabilities.min() >= 0 and np.abs(sums - 1).max() < 0.05):
-            raise ModelError(
-                f"The network's seven outputs are no probabilities: they sum to {sums.flat[0]:.3g}. It needs a softmax "
-                "as its last layer."
-            )
-        return probabilities / sums  # int8 rounds each of the seven to 1/256
+            return checked_probabilities(self._predict(faces))
 
     def predicting(self, labels: str) -> "Classifier":
         """Return this network with another of its outputs as `probabilities`. Raises `ModelError` if it lacks it."""
@@ -425,6 +432,17 @@ class Classifier:
         return other
 
 
+def checked_probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Return a network's outputs (n, outputs, 7) with rows that sum to 1. Raises `ModelError` for others and NaN."""
+    sums = outputs.sum(axis=2, keepdims=True)
+    if not (outputs.min() >= 0 and np.abs(sums - 1).max() < 0.05):
+        raise ModelError(
+            f"The network's seven outputs are no probabilities: they sum to {sums.flat[0]:.3g}. It needs a softmax "
+            "as its last layer."
+        )
+    return outputs / sums  # int8 rounds each of the seven to 1/256
+
+
 def shipped_model() -> Path:
     """Return best_model.tflite, which runs without TensorFlow, if it was made from the best_model.keras beside it.
 
@@ -433,7 +451,7 @@ def shipped_model() -> Path:
     lite = BEST_MODEL.with_suffix(".tflite")
     if lite.is_file():
         origin = read_description(description_path(lite)).get("exported_from", {}).get("sha256")
-        if not BEST_MODEL.is_file() or origin == hashlib.sha256(BEST_MODEL.read_bytes()).hexdigest():
+        if not BEST_MODEL.is_file() or origin == sha256_of(BEST_MODEL):
             return lite
     print(
         f"{lite.name} does not belong to {BEST_MODEL.name}, so TensorFlow runs that, which starts more slowly. Make it "
@@ -451,9 +469,14 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
     faces to seven probabilities, contradicts the `.json` beside it, or has no such output.
     """
     path = Path(path)
-    description = read_description(description_path(path))
-    load = _load_lite if path.suffix == ".tflite" else _load_keras
-    classifier = load(path, description)
+    lite = path.suffix == ".tflite"
+    if not path.is_file():
+        words = "python train.py --data PATH"
+        if lite:  # an export writes the int8 twin beside it
+            words += f" --export {path.with_name(path.name.replace('.int8.tflite', '.tflite'))}"
+        raise ModelError(f"There is no model at {path}. Make one with: {words}")
+    description = describing(path)
+    classifier = _load_lite(path, description) if lite else _load_keras(path, description)
     return classifier.predicting(labels) if labels else classifier
 
 
@@ -462,18 +485,25 @@ def _load_keras(path: Path, description: dict) -> Classifier:
     keras = import_keras()
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
+        names = tuple(getattr(model, "output_names", ()))
     except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
         raise ModelError(
             f"{path} cannot be loaded ({_first_line(error)}). Train a new one with: python train.py"
         ) from error
     expected = (None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS))
-    found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
-    both = found == (expected[0], [expected[1]] * 2) and tuple(model.output_names) == OUTPUTS
-    if found != expected and not both:
+    if found != expected and not (found == (expected[0], [expected[1]] * 2) and names == OUTPUTS):
         raise ModelError(
             f"{path} maps {found[0]} to {found[1]}; this program needs a network from {expected[0]} to {expected[1]}, "
             f"or to two of these named {' and '.join(OUTPUTS)}, as train.py makes it."
         )
+    try:
+        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+            raise ModelError("Its weights are no numbers, or infinite.")
+        checked_probabilities(_predict_once(model, np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)))
+    except Exception as error:  # a layer may fail in many ways
+        reason = _first_line(error).rstrip(".")
+        raise ModelError(f"{path} cannot be used: {reason}. Train a new one with: python train.py") from error
     return keras_classifier(model, description)
 
 
@@ -508,6 +538,15 @@ def _keras_predict(model):
     return lambda faces: traced()(faces).numpy()
 
 
+def _predict_once(model, faces: np.ndarray) -> np.ndarray:
+    """Predict without keeping the weights or compiling for TensorFlow; JAX is slow without compiling."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return _predict_padded(model, faces)
+    return keras.ops.convert_to_numpy(_stack(model(faces.astype(np.float32))))
+
+
 def _stack(outputs):
     """Return the outputs of a network, a tensor (n, 7) or a list of them, as one tensor (n, outputs, 7)."""
     from keras import ops
@@ -524,15 +563,15 @@ def _predict_padded(model, faces: np.ndarray) -> np.ndarray:
 
 
 def _load_lite(path: Path, description: dict) -> Classifier:
-    if not path.is_file():
-        made = path.with_name(path.name.replace(".int8.tflite", ".tflite"))  # an export writes the int8 twin beside it
-        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH --export {made}")
     try:
-        predict, outputs = lite_predict(path.read_bytes())
-        return Classifier(predict, outputs, description)
-    except (OSError, ModelError) as error:
-        reason = str(error).rstrip(".")
+        if path.stat().st_size > UNPACKED_BYTES:
+            raise ModelError("it is too large")
+        classifier = Classifier(*lite_predict(path.read_bytes()), description)
+        classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
+    except (OSError, RuntimeError, ModelError) as error:  # RuntimeError: an operation failed
+        reason = _first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
+    return classifier
 
 
 def lite_predict(content: bytes) -> tuple:
@@ -604,15 +643,37 @@ def description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
 
 
+def describing(path: Path) -> dict:
+    """Return the description of a model's file; {}, with a warning on stderr, where it names another file's hash.
+
+    Such a pair is left by a kill between the two, or by a copy of one of them.
+    """
+    description = read_description(description_path(path))
+    if description.get("sha256", "") not in ("", sha256_of(path)):
+        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
+        return {}
+    return description
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def read_description(path: Path) -> dict:
     """Return the `.json` beside a model, {} if there is none; refuse one that contradicts the contract."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])
-    except (ValueError, AttributeError) as error:
+        description = read_json(path)
+        check_types(description, DESCRIPTION_TYPES)
+        calibration = description.get("calibration", {})
+        for of_output in (calibration, calibration.get(FERPLUS, {})):
+            if not 0 < of_output.get("temperature", 1) < math.inf:
+                raise ValueError("a temperature is not above 0")
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is no description of a model ({error}). Delete it or train again.") from error
+    labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])
     if labels != list(EMOTIONS) or pixel_range != [0, 255]:
         raise ModelError(
             f"{path} has labels {labels} and pixels {pixel_range}, but this program uses {list(EMOTIONS)} and pixels "
@@ -621,13 +682,40 @@ def read_description(path: Path) -> dict:
     return description
 
 
+def read_json(path: Path) -> dict:
+    """Return the object in a JSON file. Raises `OSError`, or `ValueError` if it is anything else, or too large."""
+    if not path.is_file():  # a pipe would be waited for, and a device has no end
+        raise FileNotFoundError(f"there is no file {path}")
+    with path.open("rb") as file:
+        content = file.read(JSON_BYTES + 1)
+    return parse_json(content)
+
+
+def parse_json(content: bytes, object_hook=None) -> dict:
+    """Return the object in JSON text. Raises `ValueError` if it is anything else, too large, or nested too deep."""
+    if len(content) > JSON_BYTES:
+        raise ValueError(f"more than {JSON_BYTES // 2**20} MB of JSON")
+    try:
+        parsed = json.loads(content.decode(), object_hook=object_hook)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deep") from error
+    if not isinstance(parsed, dict):
+        raise ValueError("its JSON is no object")
+    return parsed
+
+
+def check_types(content: dict, types: dict) -> None:
+    """Raise `ValueError` where a value of a JSON object is not of the type that its key should have."""
+    for key, kind in types.items():
+        if key in content and type(content[key]) is not kind:
+            raise ValueError(f"{key} is not of the type {kind.__name__}")
+
+
 def _refuse_unsafe(path: Path) -> None:
     """Raise `ModelError` unless the file is a `.keras` archive that names Keras's own layers and nothing else.
 
     Keras's safe mode refuses code as well; looking first gives a clear sentence, and does not import anything.
     """
-    if not path.is_file():
-        raise ModelError(f"There is no model at {path}. Make one with: python train.py --data PATH")
     with path.open("rb") as file:  # opened here: zipfile takes a file without read permission for no archive
         is_archive = zipfile.is_zipfile(file)
     if path.suffix != ".keras" or not is_archive:
@@ -638,11 +726,17 @@ def _refuse_unsafe(path: Path) -> None:
     parts = []  # every dict of the configuration
     try:
         with zipfile.ZipFile(path) as archive:
-            json.loads(archive.read("config.json"), object_hook=parts.append)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is damaged ({error}). Train a new one with: python train.py") from error
+            members = archive.infolist()
+            if len(members) > MEMBERS or sum(member.file_size for member in members) > UNPACKED_BYTES:
+                raise ValueError("it unpacks to more than a network of faces can need")
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+                raise ValueError("Keras compresses in another way")
+            with archive.open("config.json") as config:
+                parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
+    except Exception as error:  # zipfile raises many kinds for a damaged or encrypted archive
+        raise ModelError(f"{path} is damaged ({_first_line(error)}). Train a new one with: python train.py") from error
     for part in parts:
         module = part.get("module")
-        custom = module is not None and not (module == "builtins" or module.split(".")[0] == "keras")
+        custom = module is not None and not (module == "builtins" or str(module).split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):
             raise ModelError(f"{path} carries code ({part.get('class_name')}) and is refused: built-in layers only.")

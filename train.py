@@ -7,12 +7,16 @@ python train.py --data PATH --evaluate    score best_model.keras and write a rep
 python train.py --data PATH --export      write best_model.tflite and best_model.int8.tflite, for phones
 """
 
+import contextlib
+import errno
 import io
 import logging
 import os
+import signal
 import sys
 
-from common.cli import explain_import_error, prepare_streams
+from common.cli import explain_import_error, first_line, prepare_streams
+from training import signals
 from training.options import parse_args, shell_command
 
 
@@ -21,6 +25,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)  # before the imports, so that --help and wrong options need not wait for them
     # TensorFlow leaves oneDNN off on many processors, AMD's among them, and trains a third slower there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a small file may claim to be a huge image
     try:
         from model import UserError, import_keras, load_classifier
 
@@ -33,13 +38,14 @@ def main(argv=None) -> int:
         from training.export import export
         from training.finish import evaluate, finish
         from training.loop import OutOfMemory, choose_faces, fit
-    except (ImportError, ValueError) as error:
-        reason = explain_import_error(error) if isinstance(error, ImportError) else error
+    except Exception as error:  # a broken package can raise any kind
+        reason = error if type(error).__module__ == "model" else explain_import_error(error)
         print(f"train.py: {reason}", file=sys.stderr)
         return 2
 
     run = None
     try:
+        signals.handle_stops(signals.interrupt, instead_of=[signals.leave])  # from here on, there is something to keep
         if args.evaluate or args.export:
             classifier = load_classifier(args.model)  # an error in it is reported before the data is read
             dataset = load_fer2013(args.options.data, args.options.votes)
@@ -57,6 +63,8 @@ def main(argv=None) -> int:
         share = distribute(options.seed, options.batch_size) if options.distribute else Share()
         if share.process > 0:  # it trains along, but leaves no files and prints nothing
             run, sys.stdout = run.shadow(), io.StringIO()
+        elif run.folder:
+            run.lock()
         dataset = load_fer2013(options.data, options.votes)
         print(dataset.summary())
         training = choose_faces(dataset, options)
@@ -67,13 +75,27 @@ def main(argv=None) -> int:
             finish(run, dataset, training)
         return 0
     except (OSError, UserError) as error:  # what the user can fix: a file, an option, a full disk or memory
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {explain(error)}", file=sys.stderr)
         if run and run.folder and isinstance(error, OSError | OutOfMemory):
             print(run.explain_stop())
         return 2
     except KeyboardInterrupt:
-        print(f"\n{run.explain_stop()}" if run and run.folder else "\nStopped.")
+        signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt])  # a third and fourth one change nothing
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(f"\n{run.explain_stop()}" if run and run.folder else "\nStopped.", flush=True)
         return 130
+    finally:
+        if run:
+            run.unlock()
+
+
+def explain(error: Exception) -> str:
+    """Return a sentence about what stopped a training; a full disk has several errors, and libraries wrap them."""
+    full = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    if isinstance(error, OSError) and (error.errno in full or "errno = 28" in str(error)):
+        place = f"The disk with {error.filename or 'the folder of the training'}"
+        return f"{place} is full, or your share of it ({first_line(error)}). Free some space, then go on."
+    return str(error)
 
 
 def end_process(status: int) -> None:
@@ -82,11 +104,11 @@ def end_process(status: int) -> None:
     A thread of TensorFlow's that tunes how batches are read ahead sleeps up to a minute and can miss the end.
     """
     if status == 130 and "tensorflow" in sys.modules:
-        sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
 
 
 if __name__ == "__main__":
     prepare_streams()
+    signals.handle_stops(signals.leave)
     end_process(main())

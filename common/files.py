@@ -1,32 +1,50 @@
 """Files that are either whole or not there, and which files are images."""
 
 import contextlib
+import errno
 import os
+import secrets
 import shutil
 import time
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 
 
 def why_not_writable(path: Path) -> str:
     """Return why no file can be written there and what to do, "" if one can. Leaves nothing behind."""
-    if not path.parent.is_dir():
-        return f"The folder {path.parent} does not exist. Create it, or choose another place for {path.name}."
-    existed = path.exists()
+    target = written_through(path)
+    if not target.parent.is_dir():
+        return f"The folder {target.parent} does not exist. Create it, or choose another place for {path.name}."
+    existed = target.exists()
+    if existed and not target.is_file():  # a folder; a pipe would be waited for
+        return f"{path} cannot be written (it is no file). Choose another place."
     try:  # permission bits are not enough: Windows calls any folder writable
-        path.open("ab").close()
+        target.open("ab").close()
     except OSError as error:
         return f"{path} cannot be written ({error.strerror}). Choose another place."
     if not existed:
-        path.unlink(missing_ok=True)  # another process that tried at the same time may have removed it
+        target.unlink(missing_ok=True)  # another process that tried at the same time may have removed it
     return ""
+
+
+def written_through(path: Path) -> Path:
+    """Return where a symbolic link leads, so that its target is written and the link stays; other paths as they are."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path):
-    """Yield a temporary path beside `path`; move it into place on success, remove it on an error."""
-    temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
+    """Yield a new, hidden file beside `path`; move it into place on success, remove it on an error."""
+    path = written_through(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
+    temporary.touch(exist_ok=False)  # nobody else's
     try:
         yield temporary
         move_into_place(temporary, path)
@@ -55,7 +73,21 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def copy_atomically(source: Path, path: Path) -> None:
-    """Copy a file over an older one in a single step."""
-    with atomic_path(path) as temporary:
-        shutil.copyfile(source, temporary)
+def copy_together(pairs) -> None:
+    """Copy files, (source, path) each: every copy is complete before the first replaces an older file."""
+    with contextlib.ExitStack() as stack:
+        for source, path in pairs:
+            shutil.copyfile(source, stack.enter_context(atomic_path(path)))
+
+
+def lock(file) -> bool:
+    """Lock an open file until it is closed or the process ends; return False if another process holds it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(2**30)  # beyond the end: a locked byte cannot be read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:  # other errors: a file system without locks
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True

@@ -138,8 +138,7 @@ def box_instability(face) -> float:
         found, mirrored = find_faces(cascade, gray), find_faces(cascade, np.ascontiguousarray(gray[:, ::-1]))
         if len(found) != 1 or len(mirrored) != 1:
             return np.inf
-        x, _, width, _ = mirrored[0]
-        errors.append(abs(found[0][0] - (demo.width - x - width)))
+        errors.append(abs(found[0].box[0] - mirrored[0].mirrored(demo.width).box[0]))
     return max(errors)
 
 

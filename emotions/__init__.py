@@ -1,6 +1,6 @@
 """Faces and their emotions in images and videos. No file, window or camera is touched here."""
 
 from emotions.detector import EmotionDetector
-from emotions.tracker import Face
+from emotions.face import Face
 
 __all__ = ["EmotionDetector", "Face"]

@@ -1,11 +1,16 @@
-"""One gray image -> faces: brighten, search with a Haar cascade, verify, level the eyes, crop.
+"""One gray image -> faces: brighten, search with OpenCV's Haar cascade, verify, weigh, level, crop.
 
-Boxes are OpenCV's (x, y, width, height) in whole pixels of the full frame and never reach beyond it.
+Boxes are OpenCV's (x, y, width, height) in pixels of the full frame. A tilt is by how many degrees the line through a
+face's eyes falls to the right; the face itself is its box rotated by the tilt around its centre.
+
+The cascade only knows upright faces, so tilted ones are searched in turned copies. It also normalises contrast, so that
+shadows, ties and paving stones look like faces to it, from one angle. A real face is detected in many neighbouring
+windows, tilted a little to either side, and in the mirror as well: the number of all these windows is its evidence.
 """
 
-import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,19 +18,35 @@ import numpy as np
 from model import IMAGE_SIZE, UserError
 
 CASCADE = Path(__file__).resolve().parent.parent / "haarcascade_frontalface_default.xml"
-STILL_SIDE = 1280  # pixels: an image is shrunk to this longer side before it is searched
-VERIFY_SIZE = 56  # pixels: a candidate is scaled to this width for verification
-# The cascade normalises contrast, so that shadows and paving stones look like faces to it. A real face is detected in
-# more neighbouring windows and is rarely as flat: a flat box needs twice as many.
-MIN_NEIGHBORS = 25  # detections around a candidate at VERIFY_SIZE
-FLAT_MIN_NEIGHBORS = 60  # the same if the contrast is below FLAT
-LARGE_SHARE, LARGE_MIN_NEIGHBORS = 1 / 3, 3  # a box wider than this share of the frame's shorter side is rarely false
-FLAT = 20  # gray levels, standard deviation
+TURNS = (0, -30, 30)  # degrees: the copies that are searched; each shows faces that are tilted by up to 15 degrees more
+STEP_DEGREES = 15  # a candidate is verified at its tilt and this much to both sides of it
+STILL_SIDE, TURNED_STILL_SIDE = 1280, 640  # pixels: an image and its turned copies are shrunk to this longer side
+VERIFY_SIZE, VERIFY_MARGIN = 54, 0.25  # pixels: width of a candidate in verification; border around it in widths
+BOX_SCALE = 0.94  # of the mean of these windows, as the network's accuracy is highest at
+MIN_EVIDENCE, LARGE_SHARE = 15, 1 / 3  # windows in six views that a face as wide as this share of the frame needs;
+HALF_EVIDENCE, MOST_EVIDENCE = 8, 40  # so many more at half that width, as there are more places to be wrong, up to
+FLAT, FLAT_FACTOR = 20, 2  # below this contrast (standard deviation, gray levels) it needs so many times more,
+TILTED_DEGREES, TILTED_FACTOR = 20, 1.5  # and from this tilt on as well
+NEAR_SHARE, MIN_NEAR = 0.6, 75  # share of a stronger face's evidence that is needed on its body or at quite another
+NEIGHBOR_SHARE = 0.25  # size, and at least so many windows; the same for a face of its size beside it
+MAX_NEEDED = 150  # windows that are enough everywhere
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
+SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are levelled by the rest
 DARK = 100  # gray levels: a frame is brightened if nine tenths of it are below,
 BRIGHT, MAX_GAIN = 200, 5  # until a hundredth of it is this bright or the gain this large: nothing must burn out
-EYES_SIZE = 120  # pixels: a face is scaled to this width before its eyes are searched
-MAX_TILT_DEGREES = 25  # a larger tilt is a false pair of eyes
+
+
+class Found(NamedTuple):
+    """A place that looks like a face."""
+
+    box: tuple[float, float, float, float]  # x, y, width, height in pixels of the full frame, not clipped
+    tilt_degrees: float
+    evidence: int  # windows of the cascade
+
+    def mirrored(self, frame_width: int) -> "Found":
+        """Return it as it is in the mirrored frame."""
+        x, y, width, height = self.box
+        return Found((frame_width - x - width, y, width, height), -self.tilt_degrees, self.evidence)
 
 
 def load_cascade(path=CASCADE) -> "cv2.CascadeClassifier":  # quoted: OpenCV 5 has none
@@ -77,56 +98,39 @@ def brighten(gray: np.ndarray) -> np.ndarray:
 def crop_faces(gray: np.ndarray, boxes, tilts_degrees=None) -> np.ndarray:
     """Crop boxes from a gray uint8 (height, width) frame; return uint8 (n, 48, 48, 1), 0..255.
 
-    The cascade's box matches FER-2013's framing, so it has no margin. Parts beyond the frame are left out. With
-    `tilts_degrees` (n,), as `find_tilt` returns them, each face is rotated upright around its centre.
+    The cascade's box matches FER-2013's framing, so it has no margin. With `tilts_degrees` (n,) each face is rotated
+    upright, but for 8 degrees, around its centre. Beyond the frame, its edge is continued.
     """
     if gray.dtype != np.uint8 or gray.ndim != 2:
         raise ValueError(f"faces are cropped from uint8 (height, width), see to_gray, not {gray.dtype} {gray.shape}.")
     crops = np.empty((len(boxes), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
     for i, box in enumerate(boxes):
-        tilt = tilts_degrees[i] if tilts_degrees is not None else 0.0
-        x, y, width, height = clip_box(box, gray.shape)
-        face = gray[y : y + height, x : x + width]
-        crops[i, :, :, 0] = _level(gray, box, tilt) if tilt else resize(face, IMAGE_SIZE, IMAGE_SIZE)
+        tilt = float(tilts_degrees[i]) if tilts_degrees is not None else 0.0
+        tilt -= min(max(tilt, -SMALL_TILT), SMALL_TILT)
+        x, y, width, height = clipped = clip_box(box, gray.shape)
+        if tilt or clipped != tuple(round(float(value)) for value in box):
+            crop = cut_upright(gray, box, tilt, 2 * IMAGE_SIZE, 2 * IMAGE_SIZE)  # at twice the size, for sharpness
+        else:
+            crop = gray[y : y + height, x : x + width]
+        crops[i, :, :, 0] = resize(crop, IMAGE_SIZE, IMAGE_SIZE)
     return crops
 
 
-def _level(gray: np.ndarray, box, tilt_degrees: float) -> np.ndarray:
-    """Return a box's face rotated by its tilt, uint8 (48, 48)."""
-    x, y, width, height = box
-    left, top, region_width, region_height = clip_box(
-        (x - width / 4, y - height / 4, 1.5 * width, 1.5 * height), gray.shape
-    )
-    zoom = IMAGE_SIZE / width
-    region = gray[top : top + region_height, left : left + region_width]
-    region = resize(region, max(round(region_width * zoom), 1), max(round(region_height * zoom), 1))
-    centre = ((x + width / 2 - left) * zoom, (y + height / 2 - top) * zoom)
-    rotation = cv2.getRotationMatrix2D(centre, tilt_degrees, 1.0)
-    rotation[:, 2] += IMAGE_SIZE / 2 - np.array(centre)
-    return cv2.warpAffine(region, rotation, (IMAGE_SIZE, IMAGE_SIZE), borderMode=cv2.BORDER_REPLICATE)
+def cut_upright(gray: np.ndarray, box, tilt_degrees: float, face_size: int, side: int) -> np.ndarray:
+    """Return uint8 (side, side): a face scaled to `face_size` pixels, rotated upright around its centre, in the middle.
 
-
-def find_tilt(eye_cascade, gray: np.ndarray, box) -> float:
-    """Return by how many degrees the line through a face's eyes falls to the right; 0 unless two eyes are found.
-
-    A tilt of more than 25 degrees counts as a false pair of eyes and gives 0 as well.
+    Of a large face every second, third, ... pixel is taken. Beyond the frame, its edge is continued.
     """
-    x, y, width, height = clip_box(box, gray.shape)
-    upper = resize(gray[y : y + max(round(0.65 * height), 1), x : x + width], EYES_SIZE, round(0.65 * EYES_SIZE))
-    sizes = {"minSize": (EYES_SIZE // 7,) * 2, "maxSize": (EYES_SIZE // 3,) * 2}
-    found, neighbors = eye_cascade.detectMultiScale2(upper, 1.1, 3, **sizes)
-    best = [None, None]  # the most reliable eye of each half: (neighbours, centre)
-    for (left, top, eye_width, eye_height), count in zip(found, neighbors, strict=True):
-        centre = left + eye_width / 2, top + eye_height / 2
-        side = int(centre[0] > EYES_SIZE / 2)
-        if best[side] is None or count > best[side][0]:
-            best[side] = count, centre
-    if None in best:
-        return 0.0
-    (_, (left_x, left_y)), (_, (right_x, right_y)) = best
-    tilt = math.degrees(math.atan2(right_y - left_y, right_x - left_x))
-    distance = (right_x - left_x) / EYES_SIZE
-    return tilt if abs(tilt) <= MAX_TILT_DEGREES and distance > 0.25 else 0.0
+    zoom = face_size / box[2]
+    step = max(int(0.7 / zoom), 1)
+    middle_x, middle_y = centre(box)
+    reach = 0.75 * side / zoom  # from the middle to the corners of what is cut out, and a little more
+    left, top, right_part, lower_part = clip_box((middle_x - reach, middle_y - reach, 2 * reach, 2 * reach), gray.shape)
+    region = gray[top : top + lower_part : step, left : left + right_part : step]
+    middle = (middle_x - left) / step, (middle_y - top) / step
+    rotation = cv2.getRotationMatrix2D(middle, tilt_degrees, zoom * step)
+    rotation[:, 2] += side / 2 - np.array(middle)
+    return cv2.warpAffine(region, rotation, (side, side), borderMode=cv2.BORDER_REPLICATE)
 
 
 def clip_box(box, shape) -> tuple[int, int, int, int]:
@@ -144,71 +148,165 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def centre(box) -> tuple[float, float]:
+    """Return the middle of a box."""
+    return box[0] + box[2] / 2, box[1] + box[3] / 2
+
+
+def rotated(vector: np.ndarray, degrees: float) -> np.ndarray:
+    """Return a vector (x, y) of an upright face's view as it is in the frame, where the face is tilted."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([cosine * vector[0] - sine * vector[1], sine * vector[0] + cosine * vector[1]])
+
+
 def overlap(a, b) -> float:
     """Return the intersection over union of two boxes, 0..1."""
-    common = _intersection(a, b)
+    common = intersection(a, b)
     return common / (a[2] * a[3] + b[2] * b[3] - common)
 
 
 def is_same_face(a, b) -> bool:
     """Return whether two boxes show one face: they overlap, or one lies mostly inside the other."""
-    return overlap(a, b) >= SAME_FACE or _intersection(a, b) >= 0.5 * min(a[2] * a[3], b[2] * b[3])
+    return overlap(a, b) >= SAME_FACE or intersection(a, b) >= 0.5 * min(a[2] * a[3], b[2] * b[3])
 
 
-def _intersection(a, b) -> float:
+def intersection(a, b) -> float:
+    """Return the common area of two boxes."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
-def search_frame(cascade, gray: np.ndarray, side: int, scale_factor: float, min_neighbors: int) -> list[tuple]:
-    """Search the whole frame, shrunk to a longer side in pixels; return candidate boxes, the most reliable first."""
+def search_frame(cascade, gray: np.ndarray, side: int, scale_factor: float, min_neighbors: int, turn=0) -> list[Found]:
+    """Search the whole frame, shrunk to a longer side in pixels and turned; return candidates, the strongest first."""
     zoom = min(side / max(gray.shape), 1.0)
     small = resize(gray, max(round(gray.shape[1] * zoom), 1), max(round(gray.shape[0] * zoom), 1))
-    found, neighbors = cascade.detectMultiScale2(small, scale_factor, min_neighbors)
-    order = sorted(range(len(found)), key=lambda i: -neighbors[i])
-    return [tuple(found[i] / zoom) for i in order]
+    back = np.eye(2, 3)
+    if turn:
+        height, width = small.shape
+        turned = cv2.boundingRect(cv2.boxPoints(((0, 0), (width, height), turn)))[2:]
+        rotation = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1.0)
+        rotation[:, 2] += (np.array(turned) - (width, height)) / 2
+        small, back = cv2.warpAffine(small, rotation, turned), cv2.invertAffineTransform(rotation)
+    boxes, neighbors = cascade.detectMultiScale2(small, scale_factor, min_neighbors)
+    found = []
+    for (x, y, width, height), count in zip(boxes, neighbors, strict=True):
+        centre = back @ (x + width / 2, y + height / 2, 1) / zoom
+        corner = centre - np.array([width, height]) / zoom / 2
+        found.append(Found((*corner, width / zoom, height / zoom), turn, int(count)))
+    return sorted(found, key=lambda each: -each.evidence)
 
 
-def search_near(cascade, gray: np.ndarray, box, size: int, scale_factor: float) -> list[tuple[tuple, int]]:
-    """Search around a box, with its face scaled to `size` pixels; return [(box, neighbours)]."""
-    x, y, width, height = box
-    left, top, region_width, region_height = clip_box(
-        (x - 0.4 * width, y - 0.4 * height, 1.8 * width, 1.8 * height), gray.shape
-    )
-    zoom = size / width
-    step = max(int(0.5 / zoom), 1)  # of a large face, a quarter of the pixels or fewer is enough
-    region = gray[top : top + region_height : step, left : left + region_width : step]
-    region = resize(region, max(round(region_width * zoom), 1), max(round(region_height * zoom), 1))
-    sizes = {"minSize": (int(0.75 * size),) * 2, "maxSize": (int(1.35 * size),) * 2}
-    found, neighbors = cascade.detectMultiScale2(region, scale_factor, 3, **sizes)
-    boxes = [(left + a / zoom, top + b / zoom, c / zoom, d / zoom) for a, b, c, d in found]
-    return list(zip(boxes, neighbors, strict=True))
+def search_views(cascade, gray: np.ndarray, views, size: int, margin: float, scale_factor=1.1) -> list[list[Found]]:
+    """Search around each of the views (box, tilt, mirrored), its face scaled to `size` pixels and turned upright.
 
-
-def verify(cascade, gray: np.ndarray, box) -> tuple | None:
-    """Search a candidate again at a higher resolution; return its more exact box, or None if it is no face."""
-    near = search_near(cascade, gray, box, VERIFY_SIZE, 1.05)
-    near = [(found, neighbors) for found, neighbors in near if is_same_face(found, box)]
-    if not near:
-        return None
-    found, neighbors = max(near, key=lambda item: item[1])
-    x, y, width, height = clip_box(found, gray.shape)
-    if width > LARGE_SHARE * min(gray.shape):
-        return found if neighbors >= LARGE_MIN_NEIGHBORS else None
-    flat = gray[y : y + height, x : x + width].std() < FLAT
-    return found if neighbors >= (FLAT_MIN_NEIGHBORS if flat else MIN_NEIGHBORS) else None
-
-
-def find_faces(cascade, gray: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Return the boxes of all faces of a still uint8 (height, width) image, from left to right.
-
-    A fine search of the whole image; every candidate is verified, and of several boxes on one face the best is kept.
+    All views are laid side by side, so that the cascade is called once. Returns what is found in each.
     """
-    boxes = []
-    for candidate in search_frame(cascade, gray, STILL_SIDE, 1.05, 3):
-        if not any(is_same_face(candidate, box) for box in boxes):
-            box = verify(cascade, gray, candidate)
-            if box is not None and not any(is_same_face(box, other) for other in boxes):
-                boxes.append(box)
-    return sorted(clip_box(box, gray.shape) for box in boxes)
+    side = round(size * (1 + 2 * margin))
+    sheet = np.empty((side, side * len(views)), np.uint8)
+    for i, (box, tilt, mirrored) in enumerate(views):
+        tile = cut_upright(gray, box, tilt, size, side)
+        sheet[:, i * side : (i + 1) * side] = tile[:, ::-1] if mirrored else tile
+    sizes = {"minSize": (round(0.8 * size),) * 2, "maxSize": (round(1.32 * size),) * 2}
+    boxes, neighbors = cascade.detectMultiScale2(sheet, scale_factor, 1, **sizes)
+    found = [[] for _ in views]
+    for (left, top, found_width, _), count in zip(boxes, neighbors, strict=True):
+        i = min(int((left + found_width / 2) // side), len(views) - 1)
+        box, tilt, mirrored = views[i]
+        shift = np.array([left + found_width / 2 - i * side, top + found_width / 2]) - side / 2
+        if np.abs(shift).max() + found_width / 2 > side / 2 + 2:
+            continue  # it reaches into the next view
+        shift = rotated(shift * (-1 if mirrored else 1, 1), tilt) * box[2] / size
+        true_width = found_width * box[2] / size
+        corner = shift + centre(box) - true_width / 2
+        found[i].append(Found((*corner, true_width, true_width), tilt, int(count)))
+    return found
+
+
+def merge(views: list[Found]) -> Found:
+    """Return one face from what several views show of it: mean box and tilt, weighted by evidence, which adds up."""
+    evidence = np.array([view.evidence for view in views])
+    *box, tilt = np.average([(*view.box, view.tilt_degrees) for view in views], axis=0, weights=evidence).tolist()
+    return Found(tuple(box), tilt, int(evidence.sum()))
+
+
+def verify(cascade, gray: np.ndarray, candidate: Found, share: float = 1.0) -> Found | None:
+    """Search a candidate again at a higher resolution; return its more exact self, or None if its evidence is too weak.
+
+    It is searched from six views, and then again around what they show: a false one rarely is where it seemed to be.
+    `share` of the usual evidence is needed.
+    """
+    needed = share * _needed_evidence(gray, candidate)
+    face = _search_closely(cascade, gray, candidate)
+    if face is None or face.evidence < needed / 3:
+        return None
+    face = _search_closely(cascade, gray, face)
+    if face is None or face.evidence < needed:
+        return None
+    x, y = centre(face.box)
+    width, height = BOX_SCALE * face.box[2], BOX_SCALE * face.box[3]
+    return face._replace(box=(x - width / 2, y - height / 2, width, height))
+
+
+def _needed_evidence(gray: np.ndarray, face: Found) -> float:
+    """Return how many windows a face needs, by its size, contrast and tilt."""
+    x, y, width, height = clip_box(face.box, gray.shape)
+    halvings = np.log2(LARGE_SHARE * min(gray.shape) / width)
+    needed = float(np.clip(MIN_EVIDENCE + HALF_EVIDENCE * halvings, MIN_EVIDENCE, MOST_EVIDENCE))
+    flat = gray[y : y + height, x : x + width].std() < FLAT
+    tilted = abs(face.tilt_degrees) > TILTED_DEGREES
+    return needed * (FLAT_FACTOR if flat else 1) * (TILTED_FACTOR if tilted else 1)
+
+
+def _search_closely(cascade, gray: np.ndarray, face: Found) -> Found | None:
+    """Return what six views of a face show together: at its tilt and to both sides of it, each also mirrored."""
+    tilts = [face.tilt_degrees + step for step in (-STEP_DEGREES, 0, STEP_DEGREES)]
+    views = [(face.box, tilt, mirrored) for tilt in tilts for mirrored in (False, True)]
+    seen = []
+    for found in search_views(cascade, gray, views, VERIFY_SIZE, VERIFY_MARGIN):
+        seen += keep_strongest([each for each in found if is_same_face(each.box, face.box)])[:1]
+    return merge(seen) if seen else None
+
+
+def is_plausible(face: Found, others: list[Found]) -> bool:
+    """Return whether a face is strong enough beside stronger ones.
+
+    What lies below or beside a stronger face, overlaps it, or has quite another size than all of them, is rarely one.
+    """
+    stronger = [other for other in others if other.evidence > face.evidence]
+    like = [0.6 < face.box[2] / other.box[2] < 1.6 for other in stronger]
+    needed = 0.0
+    for other, is_like in zip(stronger, like, strict=True):
+        x, y = (np.array(centre(face.box)) - centre(other.box)) / other.box[2]
+        on_body = abs(x) < 2 and -1 < y < 4
+        if is_like and max(abs(x), abs(y)) > 0.9:  # a second person
+            needed = max(needed, NEIGHBOR_SHARE * other.evidence if on_body else 0)
+        elif on_body or not any(like):
+            needed = max(needed, NEAR_SHARE * other.evidence, MIN_NEAR)
+    return face.evidence >= min(needed, MAX_NEEDED)
+
+
+def find_faces(cascade, gray: np.ndarray) -> list[Found]:
+    """Return all faces of a still uint8 (height, width) image, from left to right.
+
+    A fine search of the whole image and of two turned copies; every candidate is verified, and of several boxes on one
+    face the strongest is kept.
+    """
+    candidates, verified = [], []
+    for turn in TURNS:
+        candidates += search_frame(cascade, gray, TURNED_STILL_SIDE if turn else STILL_SIDE, 1.05, 3, turn)
+    for candidate in sorted(candidates, key=lambda each: -each.evidence):
+        if not any(overlap(candidate.box, face.box) >= 0.5 for face in verified):
+            face = verify(cascade, gray, candidate)
+            verified += [face] if face else []
+    faces = [face for face in keep_strongest(verified) if is_plausible(face, verified)]
+    return sorted(faces, key=lambda face: face.box[0])
+
+
+def keep_strongest(found: list[Found]) -> list[Found]:
+    """Return the strongest of several boxes on each face, the strongest face first."""
+    kept = []
+    for face in sorted(found, key=lambda each: -each.evidence):
+        if not any(is_same_face(face.box, other.box) for other in kept):
+            kept.append(face)
+    return kept

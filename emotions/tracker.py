@@ -1,57 +1,51 @@
 """The same face from frame to frame."""
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from emotions.faces import clip_box, is_same_face, overlap, search_frame, search_near, verify
-from emotions.smoothing import Smoother
+from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face, appearance_of
+from emotions.faces import (
+    TURNS,
+    Found,
+    clip_box,
+    crop_faces,
+    intersection,
+    is_plausible,
+    is_same_face,
+    keep_strongest,
+    merge,
+    overlap,
+    search_frame,
+    search_views,
+    verify,
+)
 
-SEARCH_SIDE = 640  # pixels: a frame is shrunk to this longer side for a full search; finds faces from 4 % of it on
-FOLLOW_SIZE = 36  # pixels: a face is scaled to this width before it is searched near its last place
-SEARCH_SECONDS = 1.5  # between full searches while every known face is in view
+SEARCH_SIDE, TURNED_SIDE = 640, 320  # pixels: a frame and its turned copies are shrunk to this longer side for a search
+SEARCH_SECONDS = 1.5  # between searches, and between those of turned copies, while every known face is in view
 MISSING_SEARCH_SECONDS = 0.15  # the same while a face is missing, or none is known
+FOLLOW_SIZE, FOLLOW_MARGIN = 30, 0.3  # pixels: width of a face when it is followed; border around it in widths
+FOLLOW_STEPS, FOLLOW_FACTOR = (-10, 10), 1.2  # degrees: it is searched to both sides of its last tilt; scale factor
 MAX_PER_FRAME = 4  # faces that are searched in one frame; if there are more, they take turns,
 TURN_SECONDS = 0.095  # each at least ten times a second
 KEEP_SECONDS = 1.0  # for which a face that is not found keeps its id,
-SHOW_SECONDS = 0.2  # and for which its box is still shown
-BOX_SMOOTHING_SECONDS = 0.15  # time constant of the box of a head at rest
-FAST_SHIFT = 0.1  # shift in box widths from which a box follows without smoothing
-
-
-@dataclass(eq=False)
-class Face:
-    """A face and all that is known of it. The tracker uses the last four attributes."""
-
-    id: int  # from 1 on; stays the same while the face is followed
-    box: tuple[int, int, int, int]  # x, y, width, height in pixels of the full frame
-    probabilities: np.ndarray | None = None  # (7,), smoothed, in the order of model.EMOTIONS
-    label: str = ""  # one of model.EMOTIONS, or "uncertain"
-    tilt_degrees: float = 0.0  # of the eyes, falling to the right; 0 without alignment
-    searched_seconds: float = field(default=0.0, repr=False)  # when it was last searched,
-    seen_seconds: float = field(default=0.0, repr=False)  # and last found
-    smooth_box: np.ndarray | None = field(default=None, repr=False)  # (4,): centre x, centre y, width, height
-    smoother: Smoother | None = field(default=None, repr=False)
-
-    @property
-    def in_view(self) -> bool:
-        """Whether it was found when it was last searched."""
-        return self.seen_seconds == self.searched_seconds
-
-    def mirror(self, frame_width: int) -> None:
-        """Move it to where it is in the mirrored frame."""
-        x, y, width, height = self.box
-        self.box, self.tilt_degrees = (frame_width - x - width, y, width, height), -self.tilt_degrees
-        if self.smooth_box is not None:
-            centre_x, *others = self.smooth_box
-            self.smooth_box = np.array([frame_width - centre_x, *others])
+KEEP_LEFT_SECONDS = 1.5  # and if it has left the frame: it comes back in parts
+WEAK_EVIDENCE = 3  # windows: what is found with less, or at another size than at the last verification, is in doubt:
+MAX_DRIFT = 1.3  # ratio of widths
+OTHER_SIZE = 1.6  # ratio of widths from which what is found on a face is not that face
+CHECK_SECONDS = 0.2  # after which a face in doubt is verified, again and again,
+CARRY_SECONDS = 1.0  # and for which it is carried on by its picture alone
+KNOWN_SHARE = 0.5  # of the usual evidence that a known face needs in verification
+INSIDE_SHARE = 0.5  # of a box: with less inside the frame, a face has left
+HIDDEN_SHARE, MEETING_SHARE = 0.3, 0.15  # of a box that another face covers: hidden behind it; beside it
 
 
 class Tracker:
     """Follows faces through the frames of a video.
 
-    Each face is searched near its last place, which costs a tenth of a full search of the frame.
+    Each face is searched near the place where it is expected, which costs a tenth of a full search of the frame. What
+    is found is assigned to the faces by place, size and appearance; a face that gets nothing is missing, perhaps hidden
+    behind another. The whole frame is searched in turn, upright and turned.
     """
 
     def __init__(self, cascade):
@@ -59,75 +53,154 @@ class Tracker:
         self._cascade = cascade
         self._next_id = 1
         self._shape = None
-        self._searched_seconds = self._time_seconds = -math.inf
+        self._now = -math.inf
+        self._forget()
 
     def update(self, gray: np.ndarray, time_seconds: float) -> list[Face]:
         """Return the faces to show in the next frame, uint8 (height, width), by id. Time is that of the source."""
-        if gray.shape != self._shape or time_seconds < self._time_seconds:  # another size, or a video that restarts
-            self.faces, self._shape, self._searched_seconds = [], gray.shape, -math.inf
-        for i, face in enumerate(sorted(self.faces, key=lambda face: face.searched_seconds)):
-            if i < MAX_PER_FRAME or time_seconds - face.searched_seconds >= TURN_SECONDS:
-                self._follow(face, gray, time_seconds)
-        self._drop_duplicates()
+        if gray.shape != self._shape or time_seconds < self._now:  # another size, or a video that restarts
+            self._forget()
+        slow = time_seconds - self._now >= MISSING_SEARCH_SECONDS
+        self._shape, self._now, now = gray.shape, time_seconds, time_seconds
+        self._follow(gray)
         missing = not self.faces or any(not face.in_view for face in self.faces)
-        if time_seconds - self._searched_seconds >= (MISSING_SEARCH_SECONDS if missing else SEARCH_SECONDS):
-            self._searched_seconds = time_seconds
-            self._search(gray, time_seconds)
-        self.faces = [face for face in self.faces if time_seconds - face.seen_seconds <= KEEP_SECONDS]
-        self._time_seconds = time_seconds
-        return [face for face in self.faces if time_seconds - face.seen_seconds <= SHOW_SECONDS]
+        interval = MISSING_SEARCH_SECONDS if missing else SEARCH_SECONDS
+        upright = now - self._searched_seconds >= interval
+        if upright:
+            self._search(gray, 0)
+            self._searched_seconds = now
+        if now - self._turned_seconds >= interval and (not upright or slow):  # not both in one frame
+            self._search(gray, self._turn)
+            self._turned_seconds, self._turn = now, -self._turn
+        self.faces = [face for face in self.faces if not self._is_gone(face)]
+        return [face for face in self.faces if now - face.seen_seconds <= SHOW_SECONDS]
 
     def mirror(self) -> None:
         """Expect the next frames to be mirrored: every face keeps its id, on the other side."""
         for face in self.faces:
             face.mirror(self._shape[1])
 
-    def _follow(self, face: Face, gray: np.ndarray, time_seconds: float) -> None:
-        since_seconds, face.searched_seconds = time_seconds - face.searched_seconds, time_seconds
-        near = search_near(self._cascade, gray, face.box, FOLLOW_SIZE, 1.1)
-        if near:
-            box = max(near, key=lambda item: (overlap(item[0], face.box), item[1]))[0]
-            self._move(face, box, since_seconds)
+    def _forget(self) -> None:
+        self.faces, self._turn = [], TURNS[1]
+        self._searched_seconds = self._turned_seconds = -math.inf
 
-    def _move(self, face: Face, box, since_seconds: float) -> None:
-        """Take a newly found box: smoothed for a head at rest, at once for one that moves."""
-        found = _centred(box)
-        shift = np.abs(found - face.smooth_box)[:2].max() / found[2]  # not the size, which is found in coarse steps
-        weight = 1 - math.exp(-max(since_seconds, 0) / BOX_SMOOTHING_SECONDS)
-        face.smooth_box = face.smooth_box + max(weight, min(shift / FAST_SHIFT, 1.0)) * (found - face.smooth_box)
-        x, y, width, height = face.smooth_box
-        face.box = clip_box((x - width / 2, y - height / 2, width, height), self._shape)
-        face.seen_seconds = face.searched_seconds
+    def _follow(self, gray: np.ndarray) -> None:
+        """Search the faces whose turn it is near their places, and assign what is found."""
+        now = self._now
+        oldest = enumerate(sorted(self.faces, key=lambda face: face.searched_seconds))
+        due = [face for i, face in oldest if i < MAX_PER_FRAME or now - face.searched_seconds >= TURN_SECONDS]
+        pairs = self._assign(gray, self.faces, self._search_near(gray, due))
+        places = {face.id: place for face, place in pairs}
+        for face in self.faces:
+            if face in due or face.id in places:
+                place = self._examine(gray, face, places.get(face.id))
+                face.searched_seconds = now
+                if place and self._is_inside(place.box):
+                    face.move(gray, place, now, self._is_alone(face, place.box))
 
-    def _drop_duplicates(self) -> None:
-        """If two boxes have come to lie on one face, keep the one in view, or else the older one."""
-        kept = []
-        for face in sorted(self.faces, key=lambda face: not face.in_view):
-            if not any(is_same_face(face.box, other.box) for other in kept):
-                kept.append(face)
-        self.faces = sorted(kept, key=lambda face: face.id)
+    def _search_near(self, gray: np.ndarray, faces: list[Face]) -> list[Found]:
+        """Search around the faces' expected places in one call of the cascade; return every face seen there once."""
+        if not faces:
+            return []
+        expected = [face.predict(self._now) for face in faces]
+        views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
+        seen, found = search_views(self._cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
+        for i in range(0, len(views), len(FOLLOW_STEPS)):
+            near = [each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view]
+            while near:
+                best = max(near, key=lambda each: each.evidence)
+                same = [each for each in near if overlap(each.box, best.box) >= 0.5]
+                found.append(merge(same))
+                near = [each for each in near if each not in same]
+        return keep_strongest(found)
 
-    def _search(self, gray: np.ndarray, time_seconds: float) -> None:
-        """Search the whole frame for missing faces where they were last seen, and for new ones."""
-        for candidate in search_frame(self._cascade, gray, SEARCH_SIDE, 1.2, 2):
-            if any(is_same_face(candidate, face.box) for face in self.faces if face.in_view):
+    def _assign(self, gray: np.ndarray, faces: list[Face], found: list[Found]) -> list[tuple[Face, Found]]:
+        """Return pairs of a face and what was found of it, the closest first; each occurs once."""
+        costs = []
+        for place in found:
+            near = [(face.distance(place, self._now), face) for face in faces]
+            near = [(distance, face) for distance, face in near if distance is not None]
+            if len(near) > 1:  # several faces may be this one
+                appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
+                near = [(distance + face.identity_cost(place, appearance, self._now), face) for distance, face in near]
+            costs += [(distance, face.id, face, place) for distance, face in near]
+        pairs = []
+        for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):
+            if not any(face is other or place is taken for other, taken in pairs):
+                pairs.append((face, place))
+        return pairs
+
+    def _examine(self, gray: np.ndarray, face: Face, place: Found | None) -> Found | None:
+        """Return where a face is, from what was found near its place, if anything; None if it is not in view.
+
+        What is found clearly and at the expected size is believed. If in doubt, the face is carried on by its picture
+        and verified as soon as the doubt lasts.
+        """
+        now = self._now
+        lost = now - face.seen_seconds > SHOW_SECONDS
+        clear = place is not None and place.evidence >= WEAK_EVIDENCE
+        same_size = clear and face.has_size_of(place, MAX_DRIFT)
+        if same_size and not lost:
+            face.supported_seconds = now
+            return place
+        hidden = self._is_hidden(face, face.predict(now).box)
+        carried = None if lost or hidden else face.carry(gray, now)
+        in_doubt = clear or (not lost and now - face.supported_seconds >= CHECK_SECONDS)
+        if in_doubt and now - face.checked_seconds >= CHECK_SECONDS / 2:
+            face.checked_seconds = now
+            for guess in (place if clear else None, carried):
+                verified = verify(self._cascade, gray, guess, KNOWN_SHARE) if guess else None
+                if verified:
+                    face.verified, face.supported_seconds = verified, now
+                    return verified
+        return carried if now - face.supported_seconds <= CARRY_SECONDS else None
+
+    def _is_inside(self, box) -> bool:
+        height, width = self._shape
+        return intersection(box, (0, 0, width, height)) >= INSIDE_SHARE * box[2] * box[3]
+
+    def _is_alone(self, face: Face, box) -> bool:
+        """Return whether no other face is where a face is, not even a hidden one."""
+        others = [other.predict(self._now).box for other in self.faces if other is not face]
+        return not any(intersection(box, other) > MEETING_SHARE * box[2] * box[3] for other in others)
+
+    def _is_hidden(self, face: Face, box) -> bool:
+        """Return whether another face in view covers a good part of where a face is."""
+        others = [other.box for other in self.faces if other is not face and other.in_view]
+        return any(intersection(box, other) > HIDDEN_SHARE * box[2] * box[3] for other in others)
+
+    def _is_gone(self, face: Face) -> bool:
+        now = self._now
+        if not face.in_view and self._is_hidden(face, face.predict(now).box):
+            face.hidden_seconds = now
+        keep_seconds = KEEP_SECONDS if self._is_inside(face.predict(now).box) else KEEP_LEFT_SECONDS
+        missing_seconds = now - max(face.seen_seconds, face.hidden_seconds)
+        return missing_seconds > keep_seconds or now - face.seen_seconds > HIDDEN_SECONDS
+
+    def _search(self, gray: np.ndarray, turn: float) -> None:
+        """Search the whole frame, turned so far, for missing faces and for new ones."""
+        now, new = self._now, []
+        in_view = [face for face in self.faces if face.in_view]
+        known = [face.found for face in in_view]
+        missing = [face for face in self.faces if not face.in_view]
+        for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
+            same = next((face for face in in_view if is_same_face(candidate.box, face.found.box)), None)
+            if any(is_same_face(candidate.box, other.box) for other in new) or (
+                same and same.has_size_of(candidate, OTHER_SIZE)
+            ):
                 continue
-            box = verify(self._cascade, gray, candidate)
-            known = [face for face in self.faces if box is not None and is_same_face(box, face.box)]
-            if box is None or any(face.in_view for face in known):
-                continue
-            if known:
-                face = max(known, key=lambda face: overlap(box, face.box))
-                face.searched_seconds = time_seconds
-                self._move(face, box, math.inf)
-            else:
-                times = {"searched_seconds": time_seconds, "seen_seconds": time_seconds}
-                new = Face(self._next_id, clip_box(box, gray.shape), smooth_box=_centred(box), **times)
-                self.faces.append(new)
+            place = verify(self._cascade, gray, candidate)
+            if same and place and place.evidence > same.predict(now).evidence:  # it was only a part of a face
+                same.start(gray, place, now)
+            elif place and not any(is_same_face(place.box, other.box) for other in known + new):
+                new.append(place)
+        others = new + [face.predict(now) for face in self.faces]
+        pairs = self._assign(gray, missing, new)
+        for place in new:
+            face = next((face for face, taken in pairs if taken is place), None)
+            if face is None and is_plausible(place, others):
+                face = Face(self._next_id, clip_box(place.box, self._shape))
                 self._next_id += 1
-
-
-def _centred(box) -> np.ndarray:
-    """Return (4,): centre x, centre y, width, height."""
-    x, y, width, height = box
-    return np.array([x + width / 2, y + height / 2, width, height])
+                self.faces.append(face)
+            if face:
+                face.start(gray, place, now)

@@ -1,4 +1,4 @@
-"""End to end, eleven conditions: known faces are set into frames, then found, cropped and classified.
+"""End to end, twelve conditions: known faces are set into frames, then found, cropped and classified.
 
 FER-2013's faces come cropped, so the frames are made: each face enlarged, its border extended outwards and blurred.
 """
@@ -6,6 +6,7 @@ FER-2013's faces come cropped, so the frames are made: each face enlarged, its b
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from os import cpu_count
 
@@ -52,6 +53,7 @@ CONDITIONS = {
     "JPEG (quality 15)": (FACE_PIXELS, _compressed),
     "rotated by 15°": (FACE_PIXELS, _rotated(15)),
     "rotated by 30°": (FACE_PIXELS, _rotated(30)),
+    "rotated by 45°": (FACE_PIXELS, _rotated(45)),
 }
 
 
@@ -92,15 +94,15 @@ def make_frames(faces: np.ndarray, condition: str) -> list[np.ndarray]:
 
 
 def find(classifier, frames: list[np.ndarray], truth) -> list[tuple | None]:
-    """Return (box, crop) of the face on the true box of each frame (overlap from `SAME_FACE` on), or None."""
+    """Return (face, crop) of the face on the true box of each frame (overlap from `SAME_FACE` on), or None."""
     thread = threading.local()  # a detector belongs to one thread
 
     def find_one(frame: np.ndarray) -> tuple | None:
         if not hasattr(thread, "detector"):
             thread.detector = EmotionDetector(classifier)
         found = zip(*thread.detector.crop(frame), strict=True)
-        best = max(found, key=lambda each: overlap(each[0], truth), default=None)
-        return best if best is not None and overlap(best[0], truth) >= SAME_FACE else None
+        best = max(found, key=lambda each: overlap(each[0].box, truth), default=None)
+        return best if best is not None and overlap(best[0].box, truth) >= SAME_FACE else None
 
     inner = cv2.getNumThreads()
     cv2.setNumThreads(1)  # whole frames in parallel are faster than parts of one
@@ -137,14 +139,14 @@ def measure(classifier, split: Split) -> dict:
 
 
 def _shifted(classifier, frames: list[np.ndarray], found: list[tuple | None]) -> list[tuple | None]:
-    """Return (box, crop) of the faces found, each box moved by `shift_box`, and None as before."""
+    """Return (face, crop) of the faces found, each box moved by `shift_box`, and None as before."""
     detector, generator = EmotionDetector(classifier), np.random.default_rng(SEED)
-    boxes = [each and shift_box(each[0], generator) for each in found]
-    return [box and (box, detector.crop(frame, [box])[1][0]) for frame, box in zip(frames, boxes, strict=True)]
+    faces = [each and replace(each[0], box=shift_box(each[0].box, generator)) for each in found]
+    return [face and (face, detector.crop(frame, [face])[1][0]) for frame, face in zip(frames, faces, strict=True)]
 
 
 def _outcome(classifier, found: list[tuple | None], split: Split, pre_cropped: np.ndarray) -> dict:
-    """Return the results of one condition from (box, crop) or None of each face."""
+    """Return the results of one condition from (face, crop) or None of each face."""
     rows = np.array([each is not None for each in found], bool)
     crops = np.stack([each[1] for each in found if each]) if rows.any() else np.zeros((0, 48, 48, 1), np.uint8)
     probabilities = predict(classifier.all_probabilities, crops), pre_cropped[rows]

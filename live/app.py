@@ -261,7 +261,7 @@ def _load(args: argparse.Namespace) -> EmotionDetector:
             f"emotions may have another order than {', '.join(EMOTIONS)}. See --check.",
             file=sys.stderr,
         )
-    settings = {"cascade": args.cascade, "threshold": args.threshold, "align": args.align}
+    settings = {"cascade": args.cascade, "threshold": args.threshold}
     return EmotionDetector(classifier, smoothing_seconds=args.smoothing, **settings)
 
 

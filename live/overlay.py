@@ -3,9 +3,12 @@
 Every function draws on the BGR uint8 image it is given, which must be contiguous (`.copy()` of a view is).
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
+from emotions.faces import intersection
 from emotions.smoothing import UNCERTAIN
 from model import EMOTIONS
 
@@ -22,6 +25,7 @@ COLORS = {
 }
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+PANEL_SIZES, MIN_PANEL_SCALE = (1.0, 0.8, 0.65, 0.5), 0.3  # of bars: tried in turn until there is room; font scale
 KEYS = (
     ("q, Esc", "quit"),
     ("space", "pause"),
@@ -38,50 +42,20 @@ def text_scale(shape) -> float:
 
 
 def draw_faces(image: np.ndarray, faces, bars: bool = False) -> None:
-    """Draw the boxes and labels of faces (`emotions.Face`), and with `bars` their probabilities."""
-    for face in faces if bars else []:  # first, so that no label is hidden by another face's bars
-        draw_bars(image, face.box, face.probabilities, [other.box for other in faces if other is not face])
-    for face in faces:
-        draw_face(image, face.box, face.label, face.probabilities)
+    """Draw the boxes and labels of faces (`emotions.Face`), their ids if there are several, and with `bars` their bars.
 
-
-def draw_face(image: np.ndarray, box, label: str, probabilities) -> None:
-    """Draw a box (x, y, width, height) and its label: an emotion with its probability of the (7,), or "uncertain"."""
-    x, y, width, height = box
-    scale = _face_scale(image.shape, width)
-    color = COLORS[label]
-    thickness = max(round(3 * scale), 2)
-    cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), BLACK, thickness + 2)
-    cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
-    text = label if label == UNCERTAIN else f"{label} {probabilities[EMOTIONS.index(label)]:.0%}"
-    _, line_height, _ = _text_size(text, scale)
-    draw_text(image, text, (x, y - line_height), scale, _ink(color), color)
-
-
-def draw_bars(image: np.ndarray, box, probabilities, other_boxes=()) -> None:
-    """Draw a bar for each of the probabilities (7,) beside the box, away from the nearest other box at that height.
-
-    Without other boxes they are on the right, or else on the left. At the frame's edge they cover the face.
+    Bars never cover a face, a label or other bars; where there is no room for them, they are left out.
     """
-    x, y, width, _ = box
-    scale = 0.75 * _face_scale(image.shape, width)
-    name_width = max(_text_size(name, scale)[0] for name in EMOTIONS)
-    line_height = _text_size("x", scale)[1]
-    bar_width = round(110 * scale)
-    panel_width, panel_height = name_width + bar_width, line_height * len(EMOTIONS)
-    left_side, right_side, last_left = x - panel_width - 4, x + width + 4, max(image.shape[1] - panel_width, 0)
-    top = min(max(y, 0), max(image.shape[0] - panel_height, 0))
-    beside = [other for other in other_boxes if other[1] < top + panel_height and other[1] + other[3] > top]
-    nearest = min((other[0] - x for other in beside), key=abs, default=0)
-    on_the_left = nearest > 0 or (nearest == 0 and left_side >= 0 and right_side > last_left)
-    left = min(max(left_side if on_the_left else right_side, 0), last_left)
-    darken(image, (left, top, panel_width, panel_height))
-    for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
-        line = top + i * line_height
-        draw_text(image, name, (left, line), scale, WHITE)
-        start = left + name_width, line + line_height // 4
-        end = start[0] + round((bar_width - 4) * float(probability)), line + 3 * line_height // 4
-        cv2.rectangle(image, start, end, COLORS[name], cv2.FILLED)
+    labels = [_Label(image.shape, face, numbered=len(faces) > 1) for face in faces]
+    taken = [label.area for label in labels] + [_area(image.shape, face) for face in faces]
+    for face in faces if bars else []:
+        panel = _place_panel(image.shape, face, taken)
+        if panel:
+            _draw_bars(image, panel, face.probabilities)
+            taken.append(panel.area)
+    for face, label in zip(faces, labels, strict=True):
+        _draw_box(image, face, label.scale)
+        draw_text(image, label.text, label.area[:2], label.scale, _ink(COLORS[face.label]), COLORS[face.label])
 
 
 def draw_status(image: np.ndarray, text: str) -> None:
@@ -136,6 +110,91 @@ def darken(image: np.ndarray, box) -> None:
     x, y, width, height = box
     part = image[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
     part[:] = part // 4
+
+
+class _Label:
+    """What is written above a face's box, or at its top if the frame ends there."""
+
+    def __init__(self, shape, face, numbered: bool):
+        self.scale = _face_scale(shape, face.box[2])
+        probability = "" if face.label == UNCERTAIN else f" {face.probabilities[EMOTIONS.index(face.label)]:.0%}"
+        self.text = f"{face.id}: " * numbered + face.label + probability
+        width, height, _ = _text_size(self.text, self.scale)
+        x, top = face.box[0], _corners(face)[:, 1].min()
+        self.area = _inside(shape, (x, top - height, width, height))
+
+
+class _Panel(NamedTuple):
+    """Where a face's bars are drawn."""
+
+    area: tuple[int, int, int, int]  # x, y, width, height
+    scale: float  # of the font
+
+
+def _place_panel(shape, face, taken) -> _Panel | None:
+    """Return the first free place for a face's bars: right, left, below or above it, or else smaller; None if none."""
+    left, top, width, height = _area(shape, face)
+    label_height = _text_size("x", _face_scale(shape, face.box[2]))[1]
+    for size in PANEL_SIZES:
+        scale = max(size * 0.75 * _face_scale(shape, face.box[2]), MIN_PANEL_SCALE)
+        panel_width, panel_height = sum(_columns(scale)), _text_size("x", scale)[1] * len(EMOTIONS)
+        right, lower, upper = left + width, top + height, top - label_height - panel_height
+        beside = [(x, y) for y in (top, lower - panel_height) for x in (right, left - panel_width)]
+        stacked = [(x, y) for x in (left, right - panel_width) for y in (lower, upper)]
+        for corner in beside + stacked:
+            area = _inside(shape, (*corner, panel_width, panel_height))
+            fits = panel_width <= shape[1] and panel_height <= shape[0]
+            if fits and not any(intersection(area, other) for other in taken):
+                return _Panel(area, scale)
+    return None
+
+
+def _draw_bars(image: np.ndarray, panel: _Panel, probabilities) -> None:
+    """Draw a bar and the percentage of each of the probabilities (7,)."""
+    (left, top, _, _), scale = panel
+    name_width, bar_width, _ = _columns(scale)
+    line_height = _text_size("x", scale)[1]
+    darken(image, panel.area)
+    for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
+        line = top + i * line_height
+        draw_text(image, name, (left, line), scale, WHITE)
+        draw_text(image, f"{probability:.0%}", (left + name_width + bar_width, line), scale, WHITE)
+        start = left + name_width, line + line_height // 4
+        end = start[0] + round((bar_width - 4) * float(probability)), line + 3 * line_height // 4
+        cv2.rectangle(image, start, end, COLORS[name], cv2.FILLED)
+
+
+def _draw_box(image: np.ndarray, face, scale: float) -> None:
+    """Draw a face's box, rotated by its tilt."""
+    thickness = max(round(3 * scale), 2)
+    corners = np.round(_corners(face)).astype(np.int32)
+    for color, width in ((BLACK, thickness + 2), (COLORS[face.label], thickness)):
+        cv2.polylines(image, [corners], True, color, width)
+
+
+def _corners(face) -> np.ndarray:
+    """Return the corners of a face's box, rotated by its tilt, float (4, 2)."""
+    x, y, width, height = face.box
+    return cv2.boxPoints(((x + (width - 1) / 2, y + (height - 1) / 2), (width - 1, height - 1), face.tilt_degrees))
+
+
+def _area(shape, face) -> tuple[int, int, int, int]:
+    """Return the box (x, y, width, height) around all that is drawn of a face's box."""
+    line = 2 + round(2 * _face_scale(shape, face.box[2]))
+    left, top = np.floor(_corners(face).min(axis=0)).astype(int) - line
+    right, bottom = np.ceil(_corners(face).max(axis=0)).astype(int) + line
+    return int(left), int(top), int(right - left + 1), int(bottom - top + 1)
+
+
+def _columns(scale: float) -> tuple[int, int, int]:
+    """Return the widths of a panel's columns: names, bars, percentages."""
+    return max(_text_size(name, scale)[0] for name in EMOTIONS), round(110 * scale), _text_size("100%", scale)[0]
+
+
+def _inside(shape, area) -> tuple[int, int, int, int]:
+    """Return the area (x, y, width, height) moved into a frame of this shape."""
+    x, y, width, height = (round(float(value)) for value in area)
+    return max(min(x, shape[1] - width), 0), max(min(y, shape[0] - height), 0), width, height
 
 
 def _face_scale(shape, width: int) -> float:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -253,6 +254,97 @@ def test_refuses_a_file_that_is_no_zip(tmp_path):
         load_fer2013(tmp_path / "a.zip")
 
 
+def packed(path, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def bomb(start=b"emotion,pixels\n", unit=b" ", count=2**28):
+    """Content that a few hundred kilobytes unpack to."""
+    return start + unit * count
+
+
+def damaged_lzma(tmp):
+    path = packed(tmp / "a.zip", [("fer2013.csv", b"emotion,pixels\n" * 1000)], zipfile.ZIP_LZMA)
+    content = bytearray(path.read_bytes())
+    content[60:70] = bytes(10)
+    path.write_bytes(content)
+    return path
+
+
+def large_image(tmp):
+    image = cv2.imencode(".png", np.zeros((20_000, 20_000), np.uint8))[1].tobytes()
+    return packed(tmp / "a.zip", [("train/happy/a.png", image + bytes(2**24))])
+
+
+def gzip_bomb(tmp):
+    with gzip.open(tmp / "a.csv.gz", "wb", 1) as file:
+        file.write(bomb(count=2**26))
+    return tmp
+
+
+def beside(make):
+    """A special file where an image should be."""
+
+    def place(tmp):
+        write_folders(tmp, ROWS)
+        make(tmp / "train" / "happy" / "a.png")
+        return tmp
+
+    return place
+
+
+HOSTILE = {
+    "a line of 256 MB": (lambda tmp: packed(tmp / "a.zip", [("a.csv", bomb())]), "has a line of more than"),
+    "gzip": (gzip_bomb, "has a line of more than"),
+    "blank lines": (lambda tmp: packed(tmp / "a.zip", [("a.csv", bomb(unit=b"\n", count=2**20))]), "rows, where FER"),
+    "no name": (lambda tmp: packed(tmp / "a.zip", [("//train", b"")]), "in a form that is not read here"),
+    "no name within": (lambda tmp: packed(tmp / "a.zip", [("a//train/b", b"")]), "in a form that is not read here"),
+    "LZMA": (damaged_lzma, "in a form that is not read here"),
+    "image": (large_image, "image train/happy/a.png: cannot be decoded"),
+    "pipe": (beside(lambda path: os.mkfifo(path)), "image train/happy/a.png: cannot be decoded"),
+    "endless": (beside(lambda path: path.symlink_to("/dev/zero")), "image train/happy/a.png: cannot be decoded"),
+    "link to itself": (beside(lambda path: path.symlink_to(path)), "image train/happy/a.png: cannot be decoded"),
+    "a pipe": (lambda tmp: os.mkfifo(tmp / "a.csv") or tmp / "a.csv", "cannot be read"),
+    "a zip that is a pipe": (lambda tmp: os.mkfifo(tmp / "a.zip") or tmp, "Nothing of FER-2013"),
+    "votes": (lambda tmp: os.mkfifo(tmp / "fer2013new.csv") or write_csv(tmp / "a.csv", ROWS), "cannot be read"),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it has no pipes in folders")
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_refuses_hostile_data_within_seconds_and_little_memory(kind, tmp_path):
+    make, message = HOSTILE[kind]
+    path = make(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        load_fer2013(path)
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.MAX_FACES", 100)
+    path = packed(tmp_path / "a.zip", ((f"{i}", b"") for i in range(101)))
+    with pytest.raises(DataError, match="holds 101 files"):
+        load_fer2013(path)
+
+
+def test_damage_anywhere_in_an_archive_is_refused_or_harmless(tmp_path):
+    generator = np.random.default_rng(0)
+    write_csv(tmp_path / "in" / "fer2013.csv", make_rows((2, 1, 1)))
+    content = zip_up(tmp_path / "a.zip", tmp_path / "in").read_bytes()
+    for i in range(60):
+        damaged = bytearray(content[: generator.integers(len(content))] if i % 3 == 0 else content)
+        for place in generator.integers(len(damaged), size=3):
+            damaged[-(place % 200) if i % 3 == 1 else place] ^= 1 << int(generator.integers(8))
+        (tmp_path / "bad.zip").write_bytes(damaged)
+        try:
+            load_fer2013(tmp_path / "bad.zip")
+        except DataError as error:
+            assert "\n" not in str(error), i
+
+
 def test_refuses_an_encrypted_zip(tmp_path):
     path = zip_up(tmp_path / "a.zip", write_csv(tmp_path / "in" / "fer2013.csv", ROWS).parent)
     content = bytearray(path.read_bytes())
@@ -437,6 +529,7 @@ def test_scaled_augmentation_is_weaker_but_still_mirrors():
 
 ON_JAX = """
 import sys
+import zipfile
 import numpy as np
 import data
 faces = np.load(sys.argv[1])

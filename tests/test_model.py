@@ -19,6 +19,7 @@ from model import (
     fold_symmetric_kernels,
     keras_classifier,
     load_classifier,
+    sha256_of,
 )
 
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
@@ -147,6 +148,129 @@ def test_refuses_damaged_weights(saved, tmp_path):
     refused(path, "cannot be loaded")
 
 
+def rewritten(source, path, change, **options):
+    """Write a copy of an archive in which `change(name, content)` has replaced every member."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", **options) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return path
+
+
+def in_config(make):
+    return lambda name, content: make(content) if name == "config.json" else content
+
+
+def crowded(path):
+    with zipfile.ZipFile(path, "a") as archive:
+        for i in range(101):
+            archive.writestr(str(i), "")
+    return path
+
+
+def claiming(path, offset, value):
+    """Change a field of every member in an archive's directory: 8 flags, 24 unpacked size."""
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\1\2")
+    while place >= 0:
+        content[place + offset : place + offset + len(value)] = value
+        place = content.find(b"PK\1\2", place + 1)
+    path.write_bytes(content)
+    return path
+
+
+ARCHIVES = {  # from a sound archive and a path to a file to refuse
+    "LZMA": lambda old, path: rewritten(old, path, lambda name, content: content, compression=zipfile.ZIP_LZMA),
+    "encrypted": lambda old, path: claiming(rewritten(old, path, lambda name, content: content), 8, b"\1"),
+    "huge": lambda old, path: claiming(rewritten(old, path, lambda name, content: content), 24, b"\0\0\0\x7f"),
+    "crowded": lambda old, path: crowded(rewritten(old, path, lambda name, content: content)),
+    "long config": lambda old, path: rewritten(old, path, in_config(lambda content: content + b" " * 2**24)),
+    "deep config": lambda old, path: rewritten(old, path, in_config(lambda content: b"[" * 10**6)),
+    "config is a list": lambda old, path: rewritten(old, path, in_config(lambda content: b"[]")),
+    "config of bytes": lambda old, path: rewritten(old, path, in_config(lambda content: b"\xff")),
+}
+
+
+@pytest.mark.parametrize("archive", ARCHIVES)
+def test_refuses_archives_before_they_are_unpacked(network, tmp_path, archive, monkeypatch):
+    monkeypatch.setattr(keras.saving, "load_model", None)  # not reached
+    refused(ARCHIVES[archive](network, tmp_path / "bad.keras"), "is damaged")
+
+
+def places(part, place=()):
+    """Yield the path of every value in parsed JSON."""
+    yield place
+    for key in part if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ():
+        yield from places(part[key], (*place, key))
+
+
+def test_a_value_of_another_kind_anywhere_in_the_configuration_is_refused_or_harmless(network, tmp_path):
+    config = json.loads(zipfile.ZipFile(network).read("config.json"))
+    generator = np.random.default_rng(0)
+    everywhere = list(places(config))[1:]
+    for i in generator.permutation(len(everywhere))[:40]:
+        changed = json.loads(json.dumps(config))
+        *above, key = everywhere[i]
+        part = changed
+        for step in above:
+            part = part[step]
+        part[key] = [None, 7, "x", [1], {"a": {}}, -1, 1e400][generator.integers(7)]
+        text = json.dumps(changed).encode()
+        path = rewritten(network, tmp_path / "bad.keras", in_config(lambda content, text=text: text))
+        try:
+            assert np.isfinite(load_classifier(path).probabilities(FACES)).all()
+        except ModelError as error:
+            assert "\n" not in str(error)
+
+
+def test_damage_anywhere_in_a_file_is_refused_or_harmless(network, lite_network, tmp_path):
+    generator, content = np.random.default_rng(0), network.read_bytes()
+    for i in range(40):
+        damaged = bytearray(content[: generator.integers(len(content))] if i % 2 else content)
+        for place in generator.integers(len(damaged), size=3 * (1 - i % 2)):
+            damaged[-(place % 1500) if i % 4 else place] ^= 1 << int(generator.integers(8))
+        (tmp_path / "bad.keras").write_bytes(damaged)
+        try:
+            load_classifier(tmp_path / "bad.keras")
+        except ModelError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_refuses_weights_that_are_no_numbers(network, tmp_path, number):
+    model = keras.saving.load_model(network)
+    model.layers[-1].set_weights([np.where(np.arange(7), weight, number) for weight in model.layers[-1].get_weights()])
+    model.save(tmp_path / "bad.keras")
+    refused(tmp_path / "bad.keras", "no numbers")
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid", "tanh"])
+def test_refuses_outputs_that_are_no_probabilities(tmp_path, activation):
+    layers = [keras.layers.Flatten(), keras.layers.Dense(7, activation)]
+    keras.Sequential([keras.Input((48, 48, 1)), *layers]).save(tmp_path / "bad.keras")
+    refused(tmp_path / "bad.keras", "no probabilities")
+
+
+def test_refuses_outputs_in_a_dict(tmp_path):
+    inputs = keras.Input((48, 48, 1))
+    outputs = {"a": keras.layers.Dense(7, "softmax", name="a")(keras.layers.Flatten()(inputs))}
+    keras.Model(inputs, outputs).save(tmp_path / "bad.keras")
+    refused(tmp_path / "bad.keras", "cannot be used")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "..", "no\nfolder/x.keras", "x.tflite"])
+def test_refuses_what_is_no_file(path):
+    with pytest.raises(ModelError, match="There is no model at"):
+        load_classifier(path)
+
+
+def test_a_description_of_another_network_is_noticed(network, tmp_path, capsys):
+    path = copy_with(network, tmp_path, json.dumps({"sha256": sha256_of(network), "calibration": {}}))
+    assert load_classifier(path).description and not capsys.readouterr().err
+    rewritten(network, path, lambda name, content: content)
+    assert load_classifier(path).description == {}
+    assert "describes another network" in capsys.readouterr().err
+
+
 def test_refuses_code_in_a_model_file(tmp_path):
     inputs = keras.Input((48, 48, 1))
     x = keras.layers.Lambda(lambda x: x * 2)(inputs)
@@ -192,6 +316,17 @@ def test_reads_the_description_beside_the_model(saved, tmp_path):
         (json.dumps({"labels": EMOTIONS, "pixel_range": [0, 1]}), "pixels"),
         ("not json", "is no description"),
         ("[]", "is no description"),
+        ("[" * 10**6, "is no description"),
+        ('{"labels": null}', "is no description"),
+        ('{"exported_from": []}', "is no description"),
+        ('{"sha256": 7}', "is no description"),
+        ('{"scores": "good"}', "is no description"),
+        ('{"training": 1}', "is no description"),
+        ('{"calibration": []}', "is no description"),
+        ('{"calibration": {"temperature": "x"}}', "is no description"),
+        ('{"calibration": {"temperature": NaN}}', "is no description"),
+        ('{"calibration": {"temperature": 0}}', "is no description"),
+        ('{"calibration": {"ferplus": 1}}', "is no description"),
     ],
 )
 def test_refuses_a_description_that_contradicts_the_contract(saved, tmp_path, description, message):

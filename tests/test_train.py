@@ -1,5 +1,6 @@
 """train.py as a user runs it: finished, interrupted, killed, resumed, always to the same weights."""
 
+import builtins
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_code
 from made_data import make_rows, write_csv
 from made_training import (
     ALL_PHASES,
@@ -29,6 +30,7 @@ from made_training import (
     weights_of,
 )
 
+import main
 import train
 from data import load_fer2013
 from evaluation.metrics import score
@@ -228,6 +230,7 @@ def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_v
     arguments, state = (json.loads((the_run(finished) / f"{name}.json").read_text()) for name in ("arguments", "state"))
     (run / "arguments.json").write_text(json.dumps(arguments))
     (run / "state.json").write_text(json.dumps(state | {"finished": False, "epochs": 1}))
+    shutil.copy(the_run(finished) / "history.csv", run)
     other = write_csv(folder / "other.csv", make_rows((8, 4, 2), seed=1))
     assert "is not the data" in refused("--resume", run, "--data", other)
     assert "cannot be read" in refused("--resume", run, "--data", finished / "fer2013.csv")
@@ -253,7 +256,25 @@ def test_what_a_user_can_fix_is_reported_before_any_training(finished, folder, m
     wrong = refused(*ONE_EPOCH, "--arch", "resnet", "--init-from", finished / "out.keras")
     assert "Add --arch resnet-equivariant" in wrong
     assert "no model at" in refused("--data", "fer2013.csv", "--evaluate")
+    for name in ("o.json", "o.previous.keras"):
+        (folder / name).mkdir()
+        assert "cannot be written" in refused(*ONE_EPOCH, "--output", "o.keras")
+        (folder / name).rmdir()
     assert {path.name for path in folder.iterdir()} == {"damaged.keras", "fer2013.csv"}
+
+
+def test_both_scripts_refuse_a_network_without_probabilities_wherever_it_is_named(folder, refused, capsys):
+    layers = [keras.layers.Flatten(), keras.layers.Dense(7)]
+    keras.Sequential([keras.Input((48, 48, 1)), *layers]).save("logits.keras")
+    for words in (["--evaluate", "--model"], ["--export", "--model"], ["--teacher"], ["--init-from"]):
+        assert "no probabilities" in refused("--data", "fer2013.csv", *words, "logits.keras")
+    assert main.main(["demo", "--no-window", "--model", "logits.keras"]) == 2
+    assert "no probabilities" in capsys.readouterr().err
+    for nothing in ("", ".", "/"):
+        assert main.main(["demo", "--no-window", "--model", nothing]) == 2
+        assert "There is no model at" in capsys.readouterr().err
+        assert "There is no model at" in refused("--data", "fer2013.csv", "--evaluate", "--model", nothing)
+    assert {path.name for path in folder.iterdir()} == {"logits.keras", "fer2013.csv"}
 
 
 def test_evaluate_writes_a_report_and_changes_nothing_else(finished, tmp_path, monkeypatch, refused):
@@ -281,6 +302,39 @@ def test_evaluate_writes_a_report_and_changes_nothing_else(finished, tmp_path, m
 def test_a_missing_package_is_explained(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "training.loop", None)
     assert "pip install -r requirements.txt" in refused(*ONE_EPOCH)
+
+
+BROKEN = [ImportError("DLL load failed"), ValueError("numpy.dtype size changed"), SystemError("bad call"), OSError("x")]
+
+
+@pytest.mark.parametrize("name", ["keras", "training.loop"])
+@pytest.mark.parametrize("error", BROKEN)
+def test_a_broken_package_is_one_sentence(monkeypatch, refused, name, error):
+    usual = builtins.__import__
+
+    def broken(module, *args, **options):
+        if module == name:
+            raise error
+        return usual(module, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    sentence = refused(*ONE_EPOCH)
+    assert str(error) in sentence and sentence.count("\n") == 1
+
+
+def test_a_full_disk_is_explained(folder, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints.RunKeeper, "back_up", full_disk)
+    assert train.main(ONE_EPOCH) == 2
+    out, err = capsys.readouterr()
+    assert "is full" in err and "Free some space" in err and "nothing is kept" in out
+    assert not list(Path("runs").iterdir())
+
+
+def test_keras_settings_of_the_user_change_nothing(tmp_path):
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first", "floatx": "float16"}')
+    code = "import model; k = model.import_keras(); m = model.build_model('cnn'); print(m.output_shape, m.dtype)"
+    done = run_code(code, KERAS_HOME=str(tmp_path))
+    assert done.stdout == "(None, 7) float32\n", done.stderr
 
 
 @pytest.mark.skipif("FER2013" not in os.environ, reason="the environment variable FER2013 names no data set")

@@ -1,5 +1,6 @@
 """The fixtures of the tests of training; a plugin, so that all of them share one `finished`."""
 
+import keras
 import pytest
 from made_data import make_rows, write_csv
 from made_training import ALL_PHASES, SMALL_RESNETS
@@ -52,3 +53,16 @@ def refused(capsys):
         return capsys.readouterr().err
 
     return refuse
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Let TensorFlow trace nothing: here it takes longer than the training."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(True)
+        yield
+        tf.config.run_functions_eagerly(False)
+    else:
+        yield

@@ -13,20 +13,29 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
+import h5py  # noqa: F401  (Keras needs it to save; better missed now than after an epoch)
 import keras
+import numpy as np
 import pandas as pd
 
-from common.files import atomic_path, move_into_place, sync
+from common.files import atomic_path, lock, move_into_place, sync
 from emotions.faces import load_cascade
 from evaluation import figures
-from model import FER2013, UserError, build_model
+from model import FER2013, UserError, build_model, check_types, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
 from training.options import BEST, TrainingOptions, output_problems, shell_command
 from training.schedule import history_columns
+from training.signals import STOPS, interrupt, interrupted
 
 RUNS = Path("runs")
 STATE, HISTORY, ARGUMENTS = "state.json", "history.csv", "arguments.json"
+STATE_TYPES = {
+    **{"epochs": int, "backup": str, "stopped": bool, "finished": bool, "data_sha256": str},
+    **{"dropout_seeds": list, "counters": dict},
+}
+SCORES = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss"]  # columns that every history has
 COUNTERS = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}  # of callbacks
 
 
@@ -39,6 +48,7 @@ class Run:
     state: dict = field(default_factory=dict)  # {} before the first epoch is finished
     best_weights: list | None = None  # of the best epoch so far, float32; None if only the file has them
     outputs: tuple = (FER2013,)  # of the network; two if the data has votes
+    lock_file: BinaryIO | None = None  # open while this process works on the folder
 
     @property
     def best(self) -> Path:
@@ -57,6 +67,18 @@ class Run:
         self.state |= changes
         write_json(self.folder / STATE, self.state)
 
+    def lock(self) -> None:
+        """Keep other processes from the run's folder, as long as this one lives. Raises `UserError` if one has it."""
+        self.lock_file = (self.folder / ARGUMENTS).open("rb+")
+        if not lock(self.lock_file):
+            self.unlock()
+            raise UserError(f"{self.folder} is being trained by another process. Wait for its end, or stop it.")
+        remove(self.folder.glob(".*.partial.*"))  # a kill may have left them
+
+    def unlock(self) -> None:
+        if self.lock_file:
+            self.lock_file.close()
+
     def shadow(self) -> "Run":
         """Return the run of a process that leaves no files: it keeps them in a temporary folder while it lasts.
 
@@ -69,6 +91,7 @@ class Run:
 
     def explain_stop(self) -> str:
         """Return what an interrupted run leaves and how to continue; remove its folder if it leaves nothing."""
+        self.unlock()  # Windows removes no open file
         if not self.state:
             shutil.rmtree(self.folder, ignore_errors=True)
             return "Stopped before the first epoch was finished; nothing is kept."
@@ -84,10 +107,13 @@ class Run:
 
 def new_folder(arguments: dict) -> Path:
     """Make runs/<time>/ and note the arguments in it."""
+    RUNS.mkdir(exist_ok=True)
     folder = RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
-    while folder.exists():
+    while True:
+        with contextlib.suppress(FileExistsError):  # another training of this second has it
+            folder.mkdir()
+            break
         folder = folder.with_name(folder.name + "_")
-    folder.mkdir(parents=True)
     write_json(folder / ARGUMENTS, arguments)
     return folder
 
@@ -99,25 +125,47 @@ def open_run(args) -> Run:
         return Run(args.options)
     folder = latest_run() if args.resume == Path("latest") else args.resume
     try:
-        options, state = TrainingOptions.from_json(read_json(folder / ARGUMENTS)), read_json(folder / STATE)
+        options, state = TrainingOptions.from_json(read_json(folder / ARGUMENTS)), read_state(folder)
     except KeyError as error:
         raise UserError(f"{folder} was made by another version of train.py. Use that one, or start again.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be resumed: no epoch was finished ({error}). Start again.") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} cannot be resumed: it is damaged or has no epoch ({error}). Start again.") from error
     if state["finished"]:
         raise UserError(f"{folder} is finished; its model is {folder / BEST}. Start a new training without --resume.")
     # The data may have moved, the output's folder may be gone; everything else stays as it was.
     options = replace(options, data=args.options.data or options.data, output=args.options.output or options.output)
+    if options.data is None:
+        raise UserError(f"{folder} names no data. Add --data PATH.")
     for problem in output_problems(options.output or Path(BEST)):
         raise UserError(problem)
     return Run(options, folder, state)
 
 
+def read_state(folder: Path) -> dict:
+    """Return a run's state, after a check of it and of the history. Raises `OSError`, `ValueError`, `KeyError`."""
+    state = read_json(folder / STATE)
+    if state["finished"] is True:
+        return state
+    if missing := STATE_TYPES.keys() - state.keys():
+        raise ValueError(f"{STATE} lacks {min(missing)}")
+    check_types(state, STATE_TYPES)
+    for name, values in state["counters"].items():
+        if not isinstance(values, dict) or not values.keys() <= set(COUNTERS.get(name, ())):
+            raise ValueError(f"{STATE} has other counters")
+        if not all(type(value) in (int, float) or (key, value) == ("best", None) for key, value in values.items()):
+            raise ValueError(f"a counter in {STATE} is not a number")
+    scores = pd.read_csv(folder / HISTORY, usecols=SCORES)[SCORES][: state["epochs"]].to_numpy(float)  # no text
+    whole = state["epochs"] > 0 and list(scores[:, 0]) == list(range(state["epochs"]))
+    if not (whole and np.isfinite(scores).all()):
+        raise ValueError(f"{HISTORY} does not have the epochs of {STATE}")
+    return state
+
+
 def latest_run() -> Path:
     """Return the unfinished run that was worked on last."""
     for state in sorted(RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one cannot be resumed
-            if not read_json(state)["finished"]:
+        with contextlib.suppress(OSError, TypeError, ValueError, KeyError):  # a damaged one cannot be resumed
+            if not read_state(state.parent)["finished"]:
                 return state.parent
     raise UserError("There is no unfinished run in runs/. Start one with: python train.py --data PATH")
 
@@ -189,19 +237,22 @@ def load_backup(run: Run):
     path = run.folder / run.state["backup"]
     try:
         model = keras.saving.load_model(path)
-    except (OSError, ValueError) as error:
+        for variable, value in zip(dropout_seeds(model), run.state["dropout_seeds"], strict=True):
+            variable.assign(value)
+    except Exception as error:  # Keras raises many kinds for a damaged file
         raise UserError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
-    for variable, value in zip(dropout_seeds(model), run.state["dropout_seeds"], strict=True):
-        variable.assign(value)
     return model
 
 
 def hand_over(old, new) -> None:
     """Copy weights, optimizer and dropout's random state from one compiled model to another, of any image size."""
-    new.set_weights(old.get_weights())
-    of_old, of_new = ([*model.optimizer.variables, *dropout_seeds(model)] for model in (old, new))
-    for variable, value in zip(of_new, of_old, strict=True):
-        variable.assign(keras.ops.convert_to_numpy(value))
+    try:
+        new.set_weights(old.get_weights())
+        of_old, of_new = ([*model.optimizer.variables, *dropout_seeds(model)] for model in (old, new))
+        for variable, value in zip(of_new, of_old, strict=True):
+            variable.assign(keras.ops.convert_to_numpy(value))
+    except (AttributeError, ValueError) as error:  # a backup may be another's
+        raise UserError("The run's backup is of another network, so it cannot be resumed. Start again.") from error
 
 
 def dropout_seeds(model) -> list:
@@ -211,32 +262,34 @@ def dropout_seeds(model) -> list:
 
 @contextlib.contextmanager
 def ctrl_c_between_steps():
-    """Hold Ctrl-C back until a step is over, for TensorFlow can lose it within one; a second one stops at once.
+    """Hold Ctrl-C and its like back until a step is over, for TensorFlow can lose it within one; a second one stops.
 
     Yields the callback that passes it on.
     """
-    pressed = []
+    pressed = interrupted()
 
     def note(number, frame):
         pressed.append(number)
-        signal.signal(signal.SIGINT, usual)
+        restore()
+
+    def restore():
+        for code, handler in usual.items():
+            signal.signal(code, handler)
 
     def pass_on(number, logs=None):
         if pressed:
             raise KeyboardInterrupt
 
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, note)
+    usual = {code: signal.getsignal(code) for code in STOPS}
+    usual = {code: old for code, old in usual.items() if old in (interrupt, signal.default_int_handler)}
+    pass_on(None)  # pressed before, and lost
+    for code in usual:
+        signal.signal(code, note)
     try:
         yield keras.callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
         pass_on(None)  # pressed after the last step
     finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+        restore()
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,6 +1,5 @@
 """After the last epoch: calibrate the best model, describe it, put it in place and report on it."""
 
-import hashlib
 import importlib
 import json
 import os
@@ -12,7 +11,7 @@ import keras
 import pandas as pd
 
 import data
-from common.files import atomic_path, copy_atomically
+from common.files import atomic_path, copy_together
 from emotions.faces import load_cascade
 from evaluation.figures import draw_augmentation
 from evaluation.history import best_epoch
@@ -28,9 +27,11 @@ from model import (
     count_multiply_adds,
     keras_classifier,
     load_classifier,
+    read_json,
+    sha256_of,
 )
 from training.batch_norm import fit_batch_normalization
-from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, read_json, remove, write_json
+from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, remove, write_json
 from training.export import export
 from training.options import BEST, command_words, shell_command
 
@@ -44,14 +45,18 @@ def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
 
     `training` is the part of the data set's training faces that it learned from.
     """
-    classifier, calibrated = calibrate(load_classifier(run.best), training, dataset[data.PUBLIC_TEST])
-    classifier.description = describe(classifier, run, dataset, len(training)) | {
-        "calibration": calibrated,
-        "scores": score_splits(classifier, dataset.splits | {data.TRAINING: training}),
-    }
-    with atomic_path(run.best) as temporary:  # followed at once by the .json, which names the temperature in it
-        classifier.model.save(temporary)
-    write_json(run.best.with_suffix(".json"), classifier.description)
+    classifier = load_classifier(run.best)
+    if "sha256" not in classifier.description:  # else an interrupted finish came so far
+        classifier, calibrated = calibrate(classifier, training, dataset[data.PUBLIC_TEST])
+        classifier.description = describe(classifier, run, dataset, len(training)) | {
+            "calibration": calibrated,
+            "scores": score_splits(classifier, dataset.splits | {data.TRAINING: training}),
+        }
+        with atomic_path(run.best) as temporary:
+            classifier.model.save(temporary)
+            classifier.description["sha256"] = sha256_of(temporary)
+            # First: killed in between, a resume ignores it by its hash and calibrates the same network again.
+            write_json(run.best.with_suffix(".json"), classifier.description)
     if is_placed(run, len(training)) and run.options.output is None and keras.backend.backend() == "tensorflow":
         try:  # what main.py runs; it runs the .keras file where this one is missing
             export(classifier, run.best, dataset, run.best.with_suffix(".tflite"), int8=False)
@@ -124,21 +129,24 @@ def put_in_place(run: Run, training_faces: int) -> str:
         )
     previous, place = output.with_name(f"{output.stem}.previous.keras"), str(output.resolve())
     if run.state.get("kept_for") != place:
-        for old, kept in ((path.with_suffix(suffix) for path in (output, previous)) for suffix in SUFFIXES):
-            if old.exists():
-                copy_atomically(old, kept)
-            else:  # it would describe another model
-                kept.unlink(missing_ok=True)
+        copy_model(output, previous)
+        for suffix in SUFFIXES:
+            if not output.with_suffix(suffix).exists():  # it would describe another model
+                previous.with_suffix(suffix).unlink(missing_ok=True)
         run.update(kept_for=place)
-    for suffix in SUFFIXES:
-        if run.best.with_suffix(suffix).exists():
-            copy_atomically(run.best.with_suffix(suffix), output.with_suffix(suffix))
+    copy_model(run.best, output)
     model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
     text = f"{output} is new: PublicTest accuracy {accuracy_of(output)}.\n"
     if previous.exists():
         text += f"It replaces a model with {accuracy_of(previous)}, kept as {previous}.\n"
         text += f"Undo with:   {undo_command(previous, output)}\n"
     return f"{text}Try it with: {shell_command('main.py', *model_option)}"
+
+
+def copy_model(source: Path, path: Path) -> None:
+    """Copy a model with its export and their descriptions over another one."""
+    pairs = ((source.with_suffix(suffix), path.with_suffix(suffix)) for suffix in SUFFIXES)
+    copy_together((old, new) for old, new in pairs if old.exists())
 
 
 def accuracy_of(model: Path) -> str:
@@ -166,7 +174,7 @@ def undo_command(previous: Path, output: Path) -> str:
 def report(folder: Path, path: Path, classifier, dataset: data.Dataset, split=data.PUBLIC_TEST, history=None) -> None:
     """Write report.md, its figures and scorecard.json on a model's file into a folder; print the scores."""
     print(f"Evaluating on {split}, which takes a few minutes ...", flush=True)
-    origin = {"model": str(path), "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin = {"model": str(path), "model_sha256": sha256_of(path)}
     origin |= {"data": dataset.source, "data_sha256": dataset.sha256(), "date": time.strftime("%Y-%m-%d %H:%M")}
     card = write_report(folder, classifier, dataset, split, origin, history)
     print(f"{split}, single crop: {headline(card)}")

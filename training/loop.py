@@ -19,6 +19,7 @@ from training.checkpoints import Run
 from training.distillation import distilled, load_teacher, mean_weights, online_teacher, soft_labels
 from training.distribution import Share
 from training.finish import calibrate
+from training.losses import Agreement, VoteCrossentropy
 from training.muon import Muon
 from training.schedule import PATIENCE, SOFT_LABEL_WEIGHT, Phase, augmentation_strength, learning_rate, phases
 
@@ -89,7 +90,9 @@ def prepare(run: Run) -> tuple:
     if run.state:
         return checkpoints.load_backup(run), None, teachers
     weights = mean_weights(options.init_from, options.arch, run.outputs)
-    run.folder = run.folder or checkpoints.new_folder(vars(options))
+    if run.folder is None:
+        run.folder = checkpoints.new_folder(vars(options))
+        run.lock()
     for number, path in enumerate(named):  # a resume may find another model in its place
         shutil.copyfile(path, run.folder / f"teacher-{number:02}.keras")
     return None, weights, teachers
@@ -135,7 +138,18 @@ def phase_targets(run: Run, phase: Phase, training: data.Split, validation: data
         with atomic_path(path) as temporary:
             np.save(temporary, soft_labels(classifier, training.faces))
         checkpoints.remove([path.with_name(f"soft_labels-{phase.round - 1}.npy")])
-    return distilled(targets, np.load(path), SOFT_LABEL_WEIGHT)
+    return distilled(targets, load_soft_labels(path, (len(training), len(run.outputs), 7)), SOFT_LABEL_WEIGHT)
+
+
+def load_soft_labels(path: Path, shape: tuple) -> np.ndarray:
+    """Return soft labels that were kept for a resume, float32 (n, outputs, 7). Raises `UserError` for others."""
+    try:
+        kept = np.array(np.load(path, mmap_mode="r"))  # mapped: a wrong size in its header takes no memory
+        if (kept.shape, kept.dtype) != (shape, np.float32) or not (kept.min() >= 0 and kept.max() <= 1.001):
+            raise ValueError("of another kind")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
+    return kept
 
 
 def compiled_model(options, phase: Phase, outputs: tuple = (FER2013,)):
@@ -149,19 +163,12 @@ def compiled_model(options, phase: Phase, outputs: tuple = (FER2013,)):
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     metrics = [keras.metrics.CategoricalAccuracy("accuracy")]
     if FERPLUS in outputs:  # votes are soft already
-        loss = {FER2013: loss, FERPLUS: keras.losses.CategoricalCrossentropy()}
+        loss = {FER2013: loss, FERPLUS: VoteCrossentropy()}
         metrics = {FER2013: metrics, FERPLUS: [Agreement("accuracy")]}
     model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
     model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the first step twice
     fuse_batch_normalization(model)
     return model
-
-
-class Agreement(keras.metrics.CategoricalAccuracy):
-    """Accuracy on the faces that have votes; the targets of the others are zero."""
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        super().update_state(y_true, y_pred, keras.ops.any(y_true > 0, axis=-1))
 
 
 @dataclass

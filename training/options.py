@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from common.cli import HelpFormatter, number
+from common.cli import HelpFormatter, Parser, number
 from common.files import why_not_writable
 from training import schedule
 
@@ -51,29 +51,41 @@ class TrainingOptions:
 
     @classmethod
     def from_json(cls, saved: dict) -> "TrainingOptions":
-        """Return options from `asdict` by way of JSON; raise `KeyError` if they are another version's."""
+        """Return options from `asdict` by way of JSON, checked as those of a command line are.
+
+        Raises `KeyError` if they are another version's, `ValueError` if they are damaged.
+        """
         if saved.keys() != vars(cls()).keys():
             raise KeyError("options")
-        paths = {name: saved[name] and Path(saved[name]) for name in ("data", "votes", "output")}
-        return cls(**saved | paths | {name: as_paths(saved[name]) for name in ("init_from", "teacher")})
+        paths = [name for name in ("data", "votes", "output") if isinstance(saved[name], str)]
+        several = [name for name in ("init_from", "teacher") if isinstance(saved[name], list)]
+        options = cls(**saved | {name: Path(saved[name]) for name in paths})
+        options = replace(options, **{name: tuple(map(Path, saved[name])) for name in several})
+        parser = make_parser()
+        parser.error, parser.fromfile_prefix_chars = _raise_value_error, None  # it neither ends the program nor reads
+        args = parser.parse_args(command_words(options))
+        args.init_from, args.teacher = as_paths(args.init_from), as_paths(args.teacher)
+        parsed = {name: getattr(args, name) for name in vars(options)}
+        if any((type(value), value) != (type(parsed[name]), parsed[name]) for name, value in vars(options).items()):
+            raise ValueError("an option is not of its type")
+        if options != complete(options):
+            raise ValueError("an option has no value")
+        for problem in phase_problems(options):
+            raise ValueError(problem)
+        return options
+
+
+def _raise_value_error(message: str):
+    raise ValueError(message)
 
 
 def as_paths(values) -> tuple[Path, ...] | None:
     return tuple(map(Path, values)) if values else None
 
 
-class Parser(argparse.ArgumentParser):
-    """Reads `@FILE` as a recipe, several options a line, comments after `#`; reports errors in one sentence."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return arg_line.partition("#")[0].split()
-
-    def error(self, message: str):
-        self.exit(2, f"train.py: {message}\n")
-
-
 def make_parser() -> Parser:
     parser = Parser(
+        prog="train.py",
         description="Train the emotion network on FER-2013; evaluate or export a trained one.",
         epilog="A recipe is a file of options: python train.py @recipes/cnn.txt --data PATH",
         formatter_class=HelpFormatter,
@@ -197,8 +209,11 @@ def output_problems(output: Path, option: str = "--output", suffix: str = ".kera
     """Yield why a file cannot be written, before the training and not after it."""
     if output.suffix != suffix:
         yield f"{option} {output} must end in {suffix}."
-    elif reason := why_not_writable(output):
-        yield reason
+    else:  # the model, its description and what is kept of older ones
+        previous = output.with_name(f"{output.stem}.previous{suffix}")
+        descriptions = [path.with_suffix(".json") for path in (output, previous)]
+        for path in (output, *((previous, *descriptions) if suffix == ".keras" else ())):
+            yield from filter(None, [why_not_writable(path)])
 
 
 def phase_problems(options: TrainingOptions):

@@ -14,7 +14,8 @@ import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const PAGE = ["index.html", "page.js", "detector.js", "overlay.js", "style.css", "sw.js", "licenses.txt"];
+const SCRIPTS = ["page.js", "detector.js", "faces.js", "tracker.js", "overlay.js", "sw.js"];
+const PAGE = ["index.html", ...SCRIPTS, "style.css", "licenses.txt"];
 const RUNTIMES = ["litert_wasm_internal", "litert_wasm_compat_internal"]; // with and without relaxed SIMD
 const TYPES = {
   ".html": "text/html; charset=utf-8",

@@ -2,8 +2,8 @@
 const VERSION = "development"; // site.mjs puts in a hash of all files, so that a changed page is noticed
 const PREFIX = "emotion-detector-";
 const LITERT = ["lib/litert/index.js", "lib/litert/wasm-utils.js"];
-const PAGE = ["./", "index.html", "page.js", "detector.js", "overlay.js", "style.css", "licenses.txt"];
-const SHELL = [...PAGE, ...LITERT];
+const SCRIPTS = ["page.js", "detector.js", "faces.js", "tracker.js", "overlay.js"];
+const SHELL = ["./", "index.html", ...SCRIPTS, "style.css", "licenses.txt", ...LITERT];
 const arriving = new Map(); // URL: promise of its being stored
 
 self.addEventListener("install", (event) => event.waitUntil(install()));

@@ -95,11 +95,11 @@ def test_reset_forgets_all_faces(detector, demo):
 
 
 def test_crop_returns_what_the_network_sees(detector, classifier, demo):
-    boxes, crops = detector.crop(demo[0])
+    (found,), crops = detector.crop(demo[0])
     (face,) = detector.detect(demo[0])
-    assert boxes == [face.box] and crops.shape == (1, 48, 48, 1) and crops.dtype == np.uint8
+    assert found.box == face.box and crops.shape == (1, 48, 48, 1) and crops.dtype == np.uint8
     assert np.array_equal(classifier.probabilities(crops)[0], face.probabilities)
-    given, crops = detector.crop(demo[0], [(10, 20, 48, 48), (-5, 0, 100, 100)])
+    given, crops = detector.crop(demo[0], [Face(1, (10, 20, 48, 48)), Face(2, (-5, 0, 100, 100))])
     assert len(given) == len(crops) == 2
     assert np.array_equal(crops[0, :, :, 0], to_gray(demo[0])[20:68, 10:58])
 
@@ -111,8 +111,8 @@ def test_a_face_in_the_dark_is_found_and_darkness_is_no_face(detector, demo, lig
 
     (face,), (dark,) = detector.detect(demo[0]), detector.track(dim(demo[0]), 0.0)
     assert overlap(dark.box, face.box) > 0.5
-    boxes, crops = detector.crop(dim(demo[0]), [face.box])
-    assert crops.std() > 0.3 * detector.crop(demo[0], boxes)[1].std()
+    _, crops = detector.crop(dim(demo[0]), [face])
+    assert crops.std() > 0.3 * detector.crop(demo[0], [face])[1].std()
     assert detector.detect(dim(np.full_like(demo[0], 114))) == []
 
 
@@ -137,15 +137,6 @@ def test_smoothing_belongs_to_the_face(detector, classifier, demo):
             raw = classifier.probabilities(crop_faces(to_gray(image), [first.box]))[0]
             assert np.allclose(first.probabilities, raw, atol=1e-6)
     assert first is not None
-
-
-def test_aligned_faces_have_level_eyes(classifier, demo):
-    rotation = cv2.getRotationMatrix2D((320, 240), 8, 1.0)  # to the left
-    image = cv2.warpAffine(demo[60], rotation, (640, 480))
-    aligned, plain = EmotionDetector(classifier, align=True), EmotionDetector(classifier)
-    (level,), (tilted,) = aligned.detect(image), plain.detect(image)
-    assert -15 < level.tilt_degrees < -3 and tilted.tilt_degrees == 0 and level.box == tilted.box
-    assert not np.array_equal(aligned.crop(image)[1], plain.crop(image)[1])
 
 
 def test_threads_may_share_a_classifier(classifier, demo):

@@ -1,7 +1,6 @@
 """Searching and cropping faces in one image, on the demo's faces."""
 
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ from emotions.faces import (
     clip_box,
     crop_faces,
     find_faces,
-    find_tilt,
     load_cascade,
     overlap,
     to_gray,
@@ -137,7 +135,7 @@ def test_a_cascade_may_have_any_path(tmp_path):
 
 def test_all_faces_of_an_image_are_found_once_each(cascade, face):
     image = np.tile(cv2.resize(face, (240, 240)), (2, 3))
-    boxes = find_faces(cascade, image)
+    boxes = [found.box for found in find_faces(cascade, image)]
     assert len(boxes) == 6
     assert boxes == sorted(boxes)
     centres = {((x + w / 2) // 240, (y + h / 2) // 240) for x, y, w, h in boxes}
@@ -149,8 +147,7 @@ def test_near_and_far_faces_are_found_in_one_large_image(cascade, face):
     image[300:1200, 100:1000] = cv2.resize(face, (900, 900))
     image[500:660, 1500:1660] = cv2.resize(face, (160, 160))
     near, far = find_faces(cascade, image)
-    assert near[2] > 400 and far[2] < 160
-    assert all(isinstance(value, int) for value in near)
+    assert near.box[2] > 400 and far.box[2] < 160
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1, 1), (10, 2000), (20, 20)])
@@ -159,22 +156,27 @@ def test_an_empty_image_has_no_face(cascade, shape):
 
 
 class StubCascade:
-    """Finds one face in every image, with this many neighbours when a candidate is verified."""
+    """Finds one face in the middle of every image, and of every view, with this many neighbors, in verification."""
 
-    def __init__(self, neighbors):
-        self.neighbors = neighbors
+    def __init__(self, neighbors, side):
+        self.neighbors, self.side = neighbors, side
 
     def detectMultiScale2(self, image, *args, **sizes):  # OpenCV's name
-        side = 56 if sizes else 60
-        x, y = (image.shape[1] - side) // 2, (image.shape[0] - side) // 2
-        return np.array([(x, y, side, side)]), np.array([self.neighbors if sizes else 99])
+        height, width = image.shape
+        side = height * 2 // 3 if sizes else self.side
+        centres = range(height // 2, width, height) if sizes else [width // 2]
+        boxes = [(x - side // 2, height // 2 - side // 2, side, side) for x in centres]
+        return np.array(boxes), np.array([self.neighbors if sizes else 99] * len(boxes))
 
 
-@pytest.mark.parametrize("neighbors, contrast, found", [(24, 60, 0), (26, 60, 1), (26, 10, 0), (61, 10, 1)])
-def test_a_candidate_needs_enough_neighbors_and_a_flat_one_more(neighbors, contrast, found):
+@pytest.mark.parametrize(
+    "neighbors, side, contrast, found",
+    [(2, 80, 60, 0), (3, 80, 60, 1), (3, 20, 60, 0), (6, 20, 60, 1), (3, 80, 10, 0), (6, 80, 10, 1)],
+)
+def test_a_candidate_needs_enough_windows_and_a_small_or_flat_one_more(neighbors, side, contrast, found):
     gray = np.full((240, 320), 100, np.uint8)
     gray[:, ::2] += contrast  # its standard deviation is half of that
-    assert len(find_faces(StubCascade(neighbors), gray)) == found
+    assert len(find_faces(StubCascade(neighbors, side), gray)) == found
 
 
 # --- dark frames
@@ -193,7 +195,7 @@ def test_black_stays_black_and_bright_frames_stay_unchanged(face):
     assert brighten(bright) is bright
 
 
-# --- level eyes
+# --- level faces
 
 
 def rotated(face, degrees):
@@ -202,28 +204,17 @@ def rotated(face, degrees):
     return cv2.warpAffine(face, rotation, (300, 300), borderMode=cv2.BORDER_REPLICATE)
 
 
-@pytest.mark.parametrize("degrees", [-20, 12])
-def test_a_tilted_face_is_cropped_upright(face, degrees):
+@pytest.mark.parametrize("degrees", [-40, 25])
+def test_a_tilted_face_is_cropped_upright_but_for_a_few_degrees(face, degrees):
     box = (50, 50, 200, 200)
     upright = crop_faces(face, [box]).astype(int)
     tilted = rotated(face, degrees)
     unchanged, level = crop_faces(tilted, [box]).astype(int), crop_faces(tilted, [box], [degrees]).astype(int)
-    assert np.abs(level - upright).mean() < 0.35 * np.abs(unchanged - upright).mean()
-    assert np.array_equal(crop_faces(face, [box], [0.0]), crop_faces(face, [box]))
+    assert np.abs(level - upright).mean() < 0.5 * np.abs(unchanged - upright).mean()
+    assert np.array_equal(crop_faces(face, [box], [8.0]), crop_faces(face, [box]))
 
 
-def test_without_two_eyes_there_is_no_tilt():
-    eyes = load_cascade(Path(cv2.data.haarcascades) / "haarcascade_eye.xml")
-    assert find_tilt(eyes, np.full((200, 200), 120, np.uint8), (0, 0, 200, 200)) == 0
-    assert find_tilt(eyes, np.full((1, 1), 120, np.uint8), (0, 0, 1, 1)) == 0
-
-
-@pytest.mark.parametrize(
-    "eyes, tilt", [([(20, 40), (80, 40)], 0), ([(20, 30), (80, 46)], 14.9), ([(20, 10), (80, 60)], 0)]
-)
-def test_the_tilt_is_that_of_the_line_through_the_eyes_within_a_limit(eyes, tilt):
-    class Eyes:
-        def detectMultiScale2(self, image, *args, **sizes):  # OpenCV's name
-            return [(x, y, 20, 20) for x, y in eyes], [9, 9]
-
-    assert find_tilt(Eyes(), np.zeros((200, 200), np.uint8), (0, 0, 200, 200)) == pytest.approx(tilt, abs=0.1)
+def test_beyond_the_frame_its_edge_is_continued():
+    gray = np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1))
+    (crop,) = crop_faces(gray, [(60, 20, 80, 80)])
+    assert crop[:, 30:].min() >= 190 and crop[24, 0] < 130

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from emotions.smoothing import Smoother
+from model import EMOTIONS
 
 ANGRY, HAPPY = np.eye(7, dtype=np.float32)[[0, 3]] * 0.65 + 0.05
 
@@ -57,8 +58,22 @@ def test_no_smoothing_shows_every_frame_as_it_is():
 
 def test_below_the_threshold_the_label_is_uncertain_and_does_not_flicker():
     smoother = Smoother(1e-9, 0.5)
-    weak, edge, strong = ANGRY * 0.7, ANGRY * 0.75, ANGRY
+    weak, edge, strong = (share * ANGRY + (1 - share) / 7 for share in (0.6, 0.72, 1))
     assert edge.max() > 0.5 > weak.max()
     assert labels_of(smoother, [strong, edge, weak, edge, strong, edge]) == [
         "angry", "angry", "uncertain", "uncertain", "angry", "angry",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.5])
+@pytest.mark.parametrize("threshold", [0.1, 0.35, 0.6, 0.95])
+def test_label_and_probabilities_never_contradict_each_other(seconds, threshold):
+    generator, smoother, labels = np.random.default_rng(1), Smoother(seconds, threshold), set()
+    for i in range(400):
+        row = generator.dirichlet(np.full(7, 0.3))
+        shown, label = smoother.update(row, i / 30)
+        assert shown.sum() == pytest.approx(1, abs=1e-5) and shown.min() >= 0
+        expected = EMOTIONS[shown.argmax()] if shown.max() >= threshold else "uncertain"
+        assert label == expected
+        labels.add(label)
+    assert len(labels) > 1 or threshold == 0.95

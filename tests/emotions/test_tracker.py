@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from emotions import tracker
+from emotions import face as face_module
 from emotions.faces import load_cascade, to_gray
 from emotions.tracker import Tracker
 
@@ -58,8 +58,9 @@ def test_the_box_of_a_face_at_rest_is_smooth(cascade, face, monkeypatch):
         return np.abs(np.diff(np.array(boxes[15:]), axis=0)).mean(axis=0)  # pixels a frame
 
     smooth = mean_step()
-    monkeypatch.setattr(tracker, "FAST_SHIFT", 1e-9)  # every box is followed at once
-    assert (smooth < 1.0).all() and (smooth < 0.5 * mean_step()).all()  # place and size
+    assert (smooth < 1.0).all()  # place and size
+    monkeypatch.setattr(face_module, "FAST_SHIFT", 1e-9)  # every place is followed at once
+    assert (smooth[:2] < 0.5 * mean_step()[:2]).all()
 
 
 def test_a_face_keeps_its_id_over_a_short_absence_and_loses_it_over_a_long_one(tracked, face):
@@ -134,7 +135,7 @@ def test_the_whole_frame_is_searched_every_second_and_a_half_only(cascade, demo)
     tracked = Tracker(counting)
     for i, image in enumerate(demo[:60]):
         assert len(tracked.update(to_gray(image), i / 30)) == 1
-    assert counting.searches == 2
+    assert counting.searches == 4  # twice upright, twice turned
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1, 1), (10, 2000), (20, 20)])

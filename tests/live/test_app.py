@@ -141,7 +141,7 @@ def test_m_keeps_every_face_s_id(play, tmp_path, demo):
     table = read_log(tmp_path)
     assert list(table["frame"]) == list(range(40)) and set(table["face"]) == {1}
     before, after = table["x"].iloc[20], table["x"].iloc[21]
-    assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=3) and after > before + 200
+    assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=6) and after > before + 200
 
 
 def test_s_saves_what_is_shown(play, capsys, monkeypatch, tmp_path):
@@ -277,7 +277,7 @@ def preview(source, keys, detector, load_seconds=0.3, **options):
 
 
 def test_the_camera_is_shown_while_the_network_loads(detector, cameras):
-    cameras(noise(200, 240, 320) * 10, seconds_a_frame=0.005)
+    cameras(noise(200, 240, 320) * 100, seconds_a_frame=0.005)
     window, app = preview(0, [""] * 150 + ["q"], detector)
     loading = [shown[-8:].mean() < 80 for shown in window.shown]  # a dark band with the message
     assert loading[0] and sum(loading) >= 5 and not loading[-1] and app.statistics.frames > 10

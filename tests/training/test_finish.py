@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,14 +101,13 @@ def test_an_explicit_output_is_always_heeded(run):
 
 
 def test_what_is_replaced_is_kept_once_even_if_the_disk_fills_up(run, monkeypatch):
-    copy = finish.copy_atomically
-    for last in ("best_model.previous.json", "best_model.json"):
+    copy = shutil.copyfile
+    for last in (Path("best_model.json"), Path("run/best_model.json")):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                finish, "copy_atomically", lambda a, b, last=last: full_disk() if b.name == last else copy(a, b)
-            )
+            patch.setattr(shutil, "copyfile", lambda a, b, last=last: full_disk() if a == last else copy(a, b))
             with pytest.raises(OSError, match="No space left"):
                 finish.put_in_place(run, 28698)
+            assert content("best_model.keras", "best_model.json") == ["model 0.7244", scored(0.7244)]
     finish.put_in_place(run, 28698)  # the resume
     assert content("best_model.keras", "best_model.previous.keras") == ["model 0.73", "model 0.7244"]
     assert content("best_model.previous.json") == [scored(0.7244)]

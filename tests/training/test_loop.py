@@ -1,5 +1,8 @@
 """The training loop: what each phase trains on and with, where it starts, when it stops, what is kept."""
 
+import itertools
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,22 +22,9 @@ from training.schedule import phases
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = [
-    pytest.mark.usefixtures("small_and_quiet"),
+    pytest.mark.usefixtures("small_and_quiet", "eager"),
     pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Let TensorFlow trace nothing: here it takes longer than the training."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
-    else:
-        yield
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -184,6 +174,35 @@ def test_a_full_memory_is_explained(folder, monkeypatch, refused, error):
     monkeypatch.setattr(loop, "compiled_model", lambda *args: 1 / 0)  # a mistake of ours stays one
     with pytest.raises(ZeroDivisionError):
         train.main(ONE_EPOCH)
+
+
+def test_a_finish_stopped_before_any_file_is_in_place_gives_the_same_pair(folder, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "calibrate", press_ctrl_c)
+        assert train.main([*ONE_EPOCH, "--output", "out.keras"]) == 130
+    shutil.copytree("runs", "before")
+    replace, described = Path.replace, []
+    for count in itertools.count():
+        shutil.rmtree("runs")
+        shutil.copytree("before", "runs")
+        for path in Path().glob("out.*"):
+            path.unlink()
+        left = iter(range(count))
+
+        def stopped(old, new, left=left):
+            return press_ctrl_c() if next(left, None) is None else replace(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", stopped)
+            status = train.main(["--resume"])
+        if status == 130 and not json.loads((the_run(folder) / "state.json").read_text())["finished"]:
+            assert train.main(["--resume"]) == 0
+        assert load_classifier("out.keras").description  # whole, and of this network
+        described.append(description_of(Path("out.keras")) | {"sha256": None})
+        if status == 0:
+            break
+    assert len(described) == 7 and all(one == described[0] for one in described)
+    assert not list(Path().rglob("*.partial.*"))
 
 
 # --- self-distillation and teachers

@@ -17,7 +17,7 @@ before(async () => {
   ({ folder, expected } = makeExpected());
   browser = await startChromium(join(folder, "camera.mjpeg"));
   site = await startSite((files) => {
-    for (const { file } of [...expected.stills, ...expected.video]) {
+    for (const { file } of [...expected.stills, ...expected.video, ...expected.swaying]) {
       files.set(file, readFileSync(join(folder, file)));
     }
   });
@@ -28,7 +28,10 @@ after(async () => {
   await site?.close();
 });
 
-const still = (condition) => expected.stills.find(({ faces }) => faces.length === condition);
+const still = (count, tiltDegrees = 0) =>
+  expected.stills.find(({ faces }) => {
+    return faces.length === count && faces.every((face) => Math.abs(face.tiltDegrees) >= tiltDegrees);
+  });
 const photo = (page, { file }) => page.setInputFiles("#file", join(folder, file));
 const startCamera = async (page) => {
   await page.click("#camera");
@@ -59,25 +62,29 @@ function compare(images, results) {
   const largest = (a, b) => Math.max(...a.map((value, i) => Math.abs(value - b[i])));
   const share = (test) => faces.filter((face, i) => found[i] && test(face, found[i])).length / faces.length;
   const extra = results.reduce((sum, each, i) => sum + Math.max(each.length - images[i].faces.length, 0), 0);
+  const tilt = (a, b) => Math.abs(a.tiltDegrees - b.tiltDegrees);
   const differences = faces.map((face, i) => (found[i] ? largest(face.probabilities, found[i].probabilities) : 0));
   return {
     images: images.length,
     faces: faces.length,
     extra,
+    tilted: faces.filter(({ tiltDegrees }) => Math.abs(tiltDegrees) > 20).length,
     boxes: share((a, b) => largest(a.box, b.box) <= 2),
     labels: share((a, b) => a.label === b.label),
     ids: share((a, b) => a.id === b.id),
+    tilts: share((a, b) => tilt(a, b) <= 1),
     difference: Math.max(...differences),
   };
 }
 
-for (const [name, method] of [["stills", "detect"], ["video", "track"]]) {
+for (const [name, method] of [["stills", "detect"], ["video", "track"], ["swaying", "track"]]) {
   test(`the page detects in ${name} what Python detects`, async (t) => {
     const page = await openPage(browser, site.url);
     const agreement = compare(expected[name], await detect(page, expected[name], method));
     t.diagnostic(JSON.stringify(agreement));
     assert.ok(agreement.faces >= 40);
     assert.ok(agreement.boxes >= 0.98, "boxes within two pixels");
+    assert.ok(agreement.tilts >= 0.98, "tilts within a degree");
     assert.ok(agreement.labels >= 0.99 && agreement.ids >= 0.98, "labels and ids");
     assert.ok(agreement.difference <= 0.02, "probabilities");
     assert.ok(agreement.extra <= 0.02 * agreement.faces, "faces that Python does not find");
@@ -154,7 +161,7 @@ test("bars, pause, snapshot and CSV work, by touch and by keyboard", async () =>
 
 test("a photo is searched, also one without a face, and a file that is none is refused", async () => {
   const page = await openPage(browser, site.url, { viewport: { width: 844, height: 390 } });
-  await photo(page, still(2));
+  await photo(page, still(2, 20)); // tilted
   await page.waitForSelector("#canvas:visible");
   await waitForMessage(page, /^$/);
   await page.click("#bars");

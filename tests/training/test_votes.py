@@ -1,0 +1,100 @@
+"""Trainings with FER+'s votes: two outputs, resumed to the same weights, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from made_data import make_rows, write_csv, write_votes
+from made_training import ALL_PHASES, ONE_EPOCH, description_of, history_of, press_ctrl_c, same, the_run, weights_of
+
+import train
+from data import PUBLIC_TEST, load_fer2013
+from model import load_classifier
+from training import finish
+from training.export import export
+from training.losses import Agreement, VoteCrossentropy
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = [
+    pytest.mark.usefixtures("small_and_quiet", "eager"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
+]
+ROWS = make_rows((8, 4, 2))
+
+
+@pytest.fixture
+def voted(folder):
+    """The folder with FER+'s file beside fer2013.csv; nobody votes on the first face."""
+    votes = [[9 * (column == (4, 5, 6, 1, 3, 2, 0)[label]) for column in range(10)] for label, _, _ in ROWS]
+    votes[0] = [0] * 9 + [10]
+    write_votes(folder / "fer2013new.csv", ROWS, votes)
+    return folder
+
+
+def test_faces_without_votes_have_no_loss_no_gradient_and_no_accuracy():
+    """Keras's cross-entropy takes a gradient for rows of zeros, which made trainings diverge."""
+    layer = keras.layers.Dense(7, activation="softmax", name="ferplus")
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile(keras.optimizers.SGD(1.0), loss=VoteCrossentropy(), metrics=[Agreement("accuracy")])
+    before = model.get_weights()
+    faces, targets = np.ones((4, 3), np.float32), np.zeros((4, 7), np.float32)
+    assert model.train_on_batch(faces, targets)[0] == 0
+    assert same(before, model.get_weights())
+    targets[0, 2] = 1
+    scores = model.evaluate(faces, targets, verbose=0, return_dict=True)
+    assert scores["accuracy"] == (model.predict(faces, verbose=0)[0].argmax() == 2)
+    expected = keras.losses.CategoricalCrossentropy()(targets[:1], model(faces[:1])) / 4
+    assert scores["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(voted, monkeypatch):
+    words = [*ALL_PHASES, "--no-mixed-precision", "--output", "x.keras"]
+    assert train.main(words) == 0
+    whole = the_run(voted)
+    classifier = load_classifier("x.keras")
+    assert classifier.outputs == ("fer2013", "ferplus") and classifier.labels == "ferplus"
+    description = description_of(voted / "x.keras")
+    assert list(description["outputs"]) == ["fer2013", "ferplus"]
+    assert description["scores"]["ferplus"]["n"] == 28 and description["calibration"]["ferplus"]["temperature"] > 0
+    history = history_of(whole)
+    assert np.allclose(history["val_accuracy"], history[["val_fer2013_accuracy", "val_ferplus_accuracy"]].mean(axis=1))
+
+    drawn = iter([None] * 4 + [KeyboardInterrupt] + [None] * 20)  # in the first round of self-distillation
+
+    def draw(*args):
+        if error := next(drawn):
+            raise error
+
+    monkeypatch.setattr("evaluation.figures.draw_curves", draw)
+    assert train.main(words) == 130
+    assert train.main(["--resume"]) == 0
+    assert the_run(voted) != whole
+    assert same(weights_of(whole / "best_model.keras"), weights_of(the_run(voted) / "best_model.keras"))
+
+
+def test_both_outputs_are_exported_under_their_names(voted):
+    assert train.main([*ONE_EPOCH, "--output", "x.keras"]) == 0
+    classifier, dataset = load_classifier("x.keras"), load_fer2013(voted)
+    export(classifier, voted / "x.keras", dataset, voted / "x.tflite", int8=False)
+    lite, faces = load_classifier("x.tflite"), dataset[PUBLIC_TEST].faces
+    assert lite.outputs == ("fer2013", "ferplus")
+    assert np.allclose(lite.all_probabilities(faces), classifier.all_probabilities(faces), atol=0.01)
+
+
+def test_a_teacher_without_votes_cannot_teach_them(voted, monkeypatch, refused):
+    (voted / "fer2013new.csv").rename(voted / "votes.csv")
+    assert train.main([*ONE_EPOCH, "--output", "teacher.keras"]) == 0
+    words = [*ONE_EPOCH, "--votes", "votes.csv"]
+    assert "no output ferplus" in refused(*words, "--teacher", "teacher.keras")
+    assert "predicts fer2013, this training fer2013, ferplus" in refused(*words, "--init-from", "teacher.keras")
+    monkeypatch.setattr(finish, "score_splits", press_ctrl_c)
+    assert train.main([*ONE_EPOCH, "--teacher", "teacher.keras"]) == 130
+
+
+def test_votes_without_public_test_are_refused(voted, refused):
+    write_votes(voted / "fer2013new.csv", [row for row in ROWS if row[2] == "Training"])
+    assert "no rows of PublicTest" in refused(*ONE_EPOCH)
+
+
+def test_votes_must_be_a_file(folder, refused):
+    write_csv(folder / "fer2013.csv", ROWS)
+    assert "nowhere.csv" in refused(*ONE_EPOCH, "--votes", "nowhere.csv")
