@@ -1,4 +1,4 @@
-"""Faces and their emotions in images and videos. No file, window or camera is touched here."""
+"""Faces and their emotions in images and videos. No window or camera is touched here."""
 
 from emotions.detector import EmotionDetector
 from emotions.face import Face

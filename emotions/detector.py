@@ -5,53 +5,60 @@ import time
 
 import numpy as np
 
-from emotions.face import Face
+from emotions.face import Face, Faces
 from emotions.faces import CASCADE, brighten, clip_box, crop_faces, find_faces, load_cascade, to_gray
+from emotions.images import load_image
 from emotions.smoothing import Smoother
 from emotions.tracker import Tracker
-from model import BEST_MODEL, IMAGE_SIZE, Classifier, load_classifier
+from model import IMAGE_SIZE, Classifier, load_classifier, shipped_model
 
 
 class EmotionDetector:
     """Finds faces and predicts their emotions, in images and in videos. Use one object per thread.
 
         detector = EmotionDetector()
-        for face in detector.detect(cv2.imread("photo.jpg")):
+        faces = detector.detect("photo.jpg")
+        for face in faces:
             print(face.box, face.label, face.probabilities)
+        cv2.imwrite("annotated.jpg", faces.plot())
 
-    `model` is the path of a .keras or .tflite file or a `model.Classifier`, which threads may share. Below the
-    probability `threshold` a label is "uncertain"; `smoothing_seconds` is the time constant of a tracked face's
-    probabilities, 0 for none. Images are uint8 (h, w), or (h, w, 1, 3 or 4) as gray, BGR or BGRA; any other raises
-    `ValueError`. Raises `UserError` if a file cannot be used.
+    `model` is the path of a .keras or .tflite file or a `model.Classifier`, which threads may share, by default the
+    included network; `labels` chooses its output, "ferplus" or "fer2013". Below the probability `threshold` a label is
+    "uncertain"; `smoothing_seconds` is the time constant of a tracked face's probabilities, 0 for none. Images are
+    paths or uint8 (h, w), or (h, w, 1, 3 or 4) as gray, BGR or BGRA; any other raises `ValueError`. Raises `UserError`,
+    which is one, if a file cannot be used.
     """
 
-    def __init__(self, model=BEST_MODEL, *, cascade=CASCADE, threshold=0.35, smoothing_seconds=0.18):
+    def __init__(self, model=None, *, labels=None, cascade=CASCADE, threshold=0.35, smoothing_seconds=0.18):
         self.milliseconds: dict[str, float] = {}  # of the last call, by stage: "detecting", "classifying"
         self._threshold, self._smoothing_seconds = threshold, smoothing_seconds
         self._cascade = load_cascade(cascade)
-        self._classifier = model if isinstance(model, Classifier) else load_classifier(model)
+        ready = isinstance(model, Classifier)
+        self._classifier = model if ready else load_classifier(model or shipped_model(), labels)
         self._classifier.probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))  # the first call is slow
         self.reset()
 
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """Return the faces of a single image, from left to right, with ids from 1 on."""
+    def detect(self, image) -> Faces:
+        """Return the faces of a single image, from left to right, with ids from 1 on: a list with `.plot()`."""
         start = time.perf_counter()
+        image = load_image(image)
         gray = brighten(to_gray(image))
         faces = self._find(gray)
         self._classify(gray, faces, 0.0, start)
-        return self._remember(faces, gray)
+        return self._remember(Faces(faces, image))
 
-    def track(self, image: np.ndarray, time_seconds: float) -> list[Face]:
+    def track(self, image, time_seconds: float) -> Faces:
         """Return the faces of a video's next frame, by id; `time_seconds` is the frame's time in the video.
 
         A face keeps its id while it is out of view for at most a second, or for three behind another face.
         """
         start = time.perf_counter()
+        image = load_image(image)
         gray = brighten(to_gray(image))
         faces = self._tracker.update(gray, time_seconds)
         found = [face for face in faces if face.seen_seconds == time_seconds]  # not all are searched in every frame
         self._classify(gray, found, time_seconds, start)
-        return self._remember([copy.copy(face) for face in faces], gray)
+        return self._remember(Faces(map(copy.copy, faces), image))
 
     def crop(self, image: np.ndarray, faces: list[Face] | None = None) -> tuple[list[Face], np.ndarray]:
         """Return faces and the uint8 (n, 48, 48, 1) crops that the network sees; by default of all that it finds."""
@@ -85,6 +92,6 @@ class EmotionDetector:
         end = time.perf_counter()
         self.milliseconds = {"detecting": 1000 * (detected - start), "classifying": 1000 * (end - detected)}
 
-    def _remember(self, faces: list[Face], gray: np.ndarray) -> list[Face]:
-        self._faces, self._frame_width = faces, gray.shape[1]
+    def _remember(self, faces: Faces) -> Faces:
+        self._faces, self._frame_width = faces[:], faces.image.shape[1]
         return faces

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 
 from emotions.faces import Found, centre, clip_box, cut_upright, rotated
+from emotions.overlay import draw_faces
 from emotions.smoothing import Smoother
+from model import EMOTIONS
 
 SHOW_SECONDS = 0.2  # for which the box of a face that is not found is still shown
 HIDDEN_SECONDS = 3.0  # for which a face may be hidden behind another
@@ -57,6 +59,17 @@ class Face:
             return self.box
         x, y, width, height = self.smooth_box
         return x - width / 2, y - height / 2, width, height
+
+    def to_dict(self) -> dict:
+        """Return id, box, tilt, label and probabilities in plain Python types, for JSON."""
+        probabilities = [round(float(probability), 4) for probability in self.probabilities]
+        return {
+            "id": self.id,
+            "box": [int(value) for value in self.box],
+            "tilt_degrees": round(float(self.tilt_degrees), 1),
+            "label": self.label,
+            "probabilities": dict(zip(EMOTIONS, probabilities, strict=True)),
+        }
 
     def mirror(self, frame_width: int) -> None:
         """Move it to where it is in the mirrored frame."""
@@ -155,3 +168,24 @@ def appearance_of(crop: np.ndarray) -> np.ndarray:
 def _weight(elapsed_seconds: float, time_constant: float) -> float:
     """Return the share of a new value in a low-pass filter."""
     return 1 - math.exp(-elapsed_seconds / time_constant)
+
+
+class Faces(list):
+    """The faces of one image."""
+
+    def __init__(self, faces, image: np.ndarray):
+        super().__init__(faces)
+        self.image = image
+
+    def plot(self, bars: bool = False) -> np.ndarray:
+        """Return a BGR copy of the image with boxes and labels, and with `bars` the seven probabilities."""
+        colors = {2: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}
+        image = self.image[..., 0] if self.image.shape[2:] == (1,) else self.image
+        kind = colors.get(2 if image.ndim == 2 else image.shape[2])
+        image = image.copy() if kind is None else cv2.cvtColor(image, kind)
+        draw_faces(image, self, bars)
+        return image
+
+    def to_dict(self) -> dict:
+        """Return all faces in plain Python types, for JSON."""
+        return {"faces": [face.to_dict() for face in self]}

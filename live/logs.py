@@ -52,12 +52,7 @@ class Log(Closable):
 
     def _json_line(self, frame: Frame, face) -> str:
         row = {"time_seconds": round(frame.time_seconds, 3), "frame": frame.index, "file": frame.name}
-        row |= {"face": None, "label": NO_FACE}
-        if face:
-            rounded = [round(float(probability), 4) for probability in face.probabilities]
-            row |= {"face": face.id, "box": [int(value) for value in face.box], "label": face.label}
-            row["probabilities"] = dict(zip(EMOTIONS, rounded, strict=True))
-        return json.dumps(row)
+        return json.dumps(row | (face.to_dict() if face else {"id": None, "label": NO_FACE}))
 
     def _flush(self):
         self._flushed_seconds = time.monotonic()

@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from emotions.images import read_image
 from model import UserError
 
 DEMO_FACES = Path(__file__).resolve().parent.parent / "demo" / "average_faces.png"
 DEFAULT_FPS = 30.0  # if neither source nor file has a rate
 STILL_FPS = 1.0  # images a second, shown or recorded
-PAPER = 255  # gray level behind transparent parts of an image
 
 
 class SourceError(UserError):
@@ -80,23 +80,6 @@ def read_frame(capture) -> tuple[bool, np.ndarray | None]:
         return capture.read()
     except cv2.error:  # from some drivers and damaged files
         return False, None
-
-
-def read_image(path) -> np.ndarray | None:
-    """Return an image file as BGR uint8 (height, width, 3), upright and on white, or None."""
-    try:  # `imread` cannot open every path on Windows
-        content = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        if image is None or Path(path).suffix.lower() not in (".png", ".webp", ".avif", ".tif", ".tiff"):
-            return image
-        alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
-        return None
-    if alpha.ndim == 3 and alpha.shape[2] == 4 and alpha.shape[:2] == image.shape[:2]:  # what is hidden stays so
-        alpha = alpha[..., 3:] / np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
-        image = np.uint8(np.rint(PAPER + alpha * (image - np.float32(PAPER))))
-    turn = content[:4096].tobytes().find(b"\0\0\0\x09irot") if Path(path).suffix.lower() == ".avif" else -1
-    return image if turn < 0 else np.ascontiguousarray(np.rot90(image, content[turn + 8] & 3))
 
 
 class Images(Source):

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from emotions.overlay import COLORS
 from emotions.smoothing import UNCERTAIN
-from live.overlay import COLORS
 from live.sinks import IMAGE_FORMATS, check_output, write_image
 from live.sources import Closable, Frame
 from model import EMOTIONS

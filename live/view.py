@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from live import overlay
+from emotions import overlay
 from live.sinks import FILE_GAP_SECONDS
 from live.sources import Source
 
@@ -48,7 +48,7 @@ class View:
         if status:
             overlay.draw_status(shown, status)
         if self.help:
-            overlay.draw_help(shown)
+            overlay.draw_help(shown, self._faces)
         if time.perf_counter() < self._notice_seconds + NOTICE_SECONDS:
             message = f"{self._notice}  {message}".strip()
         if message:

@@ -17,9 +17,9 @@ import pytest
 from conftest import REPOSITORY, noise, read_video, run_code, write_video
 
 import main
-from emotions import EmotionDetector
-from live import app, overlay
-from model import BEST_MODEL, EMOTIONS
+from emotions import EmotionDetector, overlay
+from live import app
+from model import EMOTIONS
 
 README = REPOSITORY / "README.md"
 HEADER = "time_seconds,frame,face,x,y,width,height,angry,disgust,fear,happy,sad,surprise,neutral,label,file"
@@ -78,7 +78,6 @@ def test_wrong_arguments_get_one_sentence_and_status_2(args, sentence, capsys):
 def test_defaults_are_those_of_the_detector():
     defaults = {name: each.default for name, each in inspect.signature(EmotionDetector).parameters.items()}
     options = vars(main.parse_args([]))
-    options["model"] = options["model"] or BEST_MODEL
     options["smoothing_seconds"] = options.pop("smoothing")
     assert {name: options[name] for name in defaults} == defaults
 

@@ -1,5 +1,7 @@
 """EmotionDetector: stills, videos, mirroring, and what stays the same between them."""
 
+import json
+import pydoc
 import threading
 
 import cv2
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import emotions
-from emotions import EmotionDetector, Face
+from emotions import EmotionDetector, Face, overlay
 from emotions.faces import crop_faces, overlap, to_gray
 from live.sources import Demo
 from model import EMOTIONS, UserError, load_classifier
@@ -159,7 +161,7 @@ def test_refuses_missing_files(tmp_path, classifier):
         EmotionDetector(tmp_path / "none.keras")
     with pytest.raises(UserError, match="There is no cascade"):
         EmotionDetector(classifier, cascade=tmp_path / "none.xml")
-    with pytest.raises(ValueError, match="must be uint8"):
+    with pytest.raises(ValueError, match=r"must be uint8|is None"):
         EmotionDetector(classifier).detect(None)
 
 
@@ -176,3 +178,43 @@ def test_the_shipped_network_follows_the_cuts_of_the_demo():
         segment = [(seconds, label) for seconds, label in labels if start <= seconds < start + demo.emotion_seconds]
         assert {label for _, label in segment[-20:]} == {emotion}
         assert next(seconds for seconds, label in segment if label == emotion) - start <= 0.4
+
+
+# --- in one's own program
+
+
+def test_a_path_an_array_and_what_is_neither(detector, tmp_path, demo):
+    cv2.imwrite(str(tmp_path / "photo.png"), demo[0])
+    (tmp_path / "notes.txt").write_text("hello")
+    of_path, of_array = (detector.detect(image) for image in (tmp_path / "photo.png", demo[0]))
+    assert of_path.to_dict() == of_array.to_dict() == detector.detect(str(tmp_path / "photo.png")).to_dict()
+    for image, sentence in (
+        (tmp_path / "none.jpg", "There is no image at "),
+        (tmp_path / "notes.txt", "is not an image"),
+        (None, "cv2.imread returns that for a file that is missing"),
+    ):
+        for find in (detector.detect, lambda image: detector.track(image, 0.0)):
+            with pytest.raises(UserError, match=sentence):
+                find(image)
+
+
+def test_results_are_plotted_and_saved_as_json(detector, demo):
+    gray = cv2.cvtColor(demo[0], cv2.COLOR_BGR2GRAY)
+    for image in (demo[0], gray, gray[..., None], cv2.cvtColor(demo[0], cv2.COLOR_BGR2BGRA)):
+        before = image.copy()
+        faces = detector.detect(image)
+        plotted = faces.plot(bars=True)
+        assert plotted.shape == demo[0].shape and np.array_equal(image, before)
+        assert (plotted == overlay.COLORS[faces[0].label]).all(axis=2).sum() > 100
+    (face,) = json.loads(json.dumps(faces.to_dict()))["faces"]
+    assert face["box"] == list(faces[0].box) and face["label"] == faces[0].label and face["id"] == 1
+    assert face["probabilities"] == pytest.approx(dict(zip(EMOTIONS, faces[0].probabilities, strict=True)), abs=1e-4)
+
+
+def test_the_included_network_is_the_default_and_help_tells_how_to_use_it():
+    detector = EmotionDetector()
+    assert [face.label for face in detector.detect(Demo().frame(20).image)] == ["angry"]
+    with pytest.raises(UserError, match="no output"):
+        EmotionDetector(labels="nonsense")
+    for word in ("detect", "track", "plot", "threshold", "labels"):
+        assert word in pydoc.plain(pydoc.render_doc(EmotionDetector))

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, flat, noise, read_video, write_video
 
-from emotions import EmotionDetector
+from emotions import EmotionDetector, overlay
 from live import app as application
 from live import cameras as camera_module
-from live import overlay, view
+from live import view
 from live.app import App, Loader
 from live.logs import Log
 from live.opening import find_sources, open_entry, open_source

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from emotions import Face
-from live import overlay
+from emotions import Face, overlay
 from model import EMOTIONS
 
 PROBABILITIES = np.float32([0.05, 0.05, 0.1, 0.5, 0.15, 0.05, 0.1])
@@ -190,3 +189,11 @@ def test_a_long_message_is_broken_into_lines():
     untouched = np.full_like(short, 128)
     assert changed_box(untouched, long)[0] < changed_box(untouched, short)[0]
     assert changed_box(untouched, long)[1] == 479
+
+
+@pytest.mark.parametrize("box", [(220, 140, 200, 200), (20, 200, 250, 250), (380, 20, 240, 240)])
+def test_the_help_covers_no_face(box):
+    image = np.full((480, 640, 3), 200, np.uint8)
+    overlay.draw_help(image, [Face(1, box, PROBABILITIES, "happy")])
+    x, y, width, height = box
+    assert (image[y : y + height, x : x + width] == 200).all() and (image < 100).mean() > 0.05

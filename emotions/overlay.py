@@ -26,9 +26,11 @@ COLORS = {
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PANEL_SIZES, MIN_PANEL_SCALE = (1.0, 0.8, 0.65, 0.5), 0.3  # of bars: tried in turn until there is room; font scale
+HELP_PLACES = ((0.5, 0.5), (1, 0.5), (0, 0.5), (1, 1), (0, 1), (1, 0), (0, 0))  # shares of the room beside it
 KEYS = (
     ("q, Esc", "quit"),
     ("space", "pause"),
+    ("n, b", "next file, back"),
     ("s", "save a snapshot"),
     ("p", "probabilities"),
     ("m", "mirror"),
@@ -74,18 +76,26 @@ def draw_message(image: np.ndarray, text: str) -> None:
         draw_text(image, line, (0, top + i * line_height), scale, WHITE)
 
 
-def draw_help(image: np.ndarray) -> None:
-    """List the keys in the middle of the frame."""
-    scale = text_scale(image.shape)
-    key_width = max(_text_size(key, scale)[0] for key, _ in KEYS)
-    width = key_width + max(_text_size(what, scale)[0] for _, what in KEYS)
-    line_height = _text_size("x", scale)[1]
-    left = max((image.shape[1] - width) // 2, 0)
-    top = max((image.shape[0] - line_height * len(KEYS)) // 2, 0)
-    darken(image, (left - line_height // 2, top - line_height // 2, width + line_height, line_height * (len(KEYS) + 1)))
+def draw_help(image: np.ndarray, faces=()) -> None:
+    """List the keys in the middle of the frame, or beside the faces and smaller, so that none is covered."""
+    areas = [_area(image.shape, face) for face in faces]
+    for size in PANEL_SIZES:
+        scale = max(size * text_scale(image.shape), MIN_PANEL_SCALE)
+        key_width = max(_text_size(key, scale)[0] for key, _ in KEYS)
+        line_height = _text_size("x", scale)[1]
+        width = key_width + max(_text_size(what, scale)[0] for _, what in KEYS) + line_height
+        height = line_height * (len(KEYS) + 1)
+        room = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
+        panels = [(round(x * room[0]), round(y * room[1]), width, height) for x, y in HELP_PLACES]
+        covered = [sum(intersection(panel, area) for area in areas) for panel in panels]
+        left, top, *_ = panel = panels[covered.index(min(covered))]
+        if not min(covered):
+            break
+    darken(image, panel)
     for i, (key, what) in enumerate(KEYS):
-        draw_text(image, key, (left, top + i * line_height), scale, COLORS["happy"])
-        draw_text(image, what, (left + key_width, top + i * line_height), scale, WHITE)
+        line = top + line_height // 2 + i * line_height
+        draw_text(image, key, (left + line_height // 2, line), scale, COLORS["happy"])
+        draw_text(image, what, (left + line_height // 2 + key_width, line), scale, WHITE)
 
 
 def draw_text(image: np.ndarray, text: str, corner, scale: float, ink, background=None) -> None:

@@ -1,0 +1,42 @@
+"""Image files -> arrays."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from model import UserError
+
+PAPER = 255  # gray level behind transparent parts of an image
+
+
+def load_image(image) -> np.ndarray:
+    """Return an array as it is, or read a path. Raises `UserError` for a file that is missing or no image, and None."""
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if not path.is_file():
+            raise UserError(f"There is no image at {path}.")
+        image = read_image(path)
+        if image is None:
+            raise UserError(f"{path} is not an image that OpenCV can read. Save it again as .png or .jpg.")
+    if image is None:
+        raise UserError("The image is None: cv2.imread returns that for a file that is missing or no image.")
+    return image
+
+
+def read_image(path) -> np.ndarray | None:
+    """Return an image file as BGR uint8 (height, width, 3), upright and on white, or None."""
+    try:  # `imread` cannot open every path on Windows
+        content = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if image is None or Path(path).suffix.lower() not in (".png", ".webp", ".avif", ".tif", ".tiff"):
+            return image
+        alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error):
+        return None
+    if alpha.ndim == 3 and alpha.shape[2] == 4 and alpha.shape[:2] == image.shape[:2]:  # what is hidden stays so
+        alpha = alpha[..., 3:] / np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
+        image = np.uint8(np.rint(PAPER + alpha * (image - np.float32(PAPER))))
+    turn = content[:4096].tobytes().find(b"\0\0\0\x09irot") if Path(path).suffix.lower() == ".avif" else -1
+    return image if turn < 0 else np.ascontiguousarray(np.rot90(image, content[turn + 8] & 3))
