@@ -12,6 +12,8 @@ const PATCH_SIZE = 24; // pixels: a face's last picture,
 const PATCH_MARGIN = 8; // the border around its place in which it is searched,
 const MIN_CORRELATION = 0.5; // and how well it must fit
 const CARRIED_SHARE = 0.3; // of a new picture while a face is only carried on: it may be drifting
+const COURSE_SECONDS = 1.0; // for which the course of a face before it met another counts: it may stop or turn
+const MISSING_COST = 0.05; // widths: an unseen face must be so much nearer than another to be it
 const APPEARANCE_SIZE = 12; // pixels: the crop that tells two faces apart
 const SEARCH_SIDE = 640; // pixels: a frame is shrunk to this longer side for a search,
 const TURNED_SIDE = 320; // and its turned copies to this
@@ -99,14 +101,20 @@ export class Face {
     return distance > Math.min(0.6 + 1.5 * missingSeconds, 2) || size > 0.5 ? null : distance + size;
   }
 
-  /** Returns how far a place is from its course before it met another face, and how different it looks, 0..2. */
+  /**
+   * Returns the cost of a place that may be another face. It rises with the distance from its course before it met the
+   * other, which counts for less and less, with the differences from its size then and from its appearance, and if it
+   * was not in view in the last frame.
+   */
   identityCost(place, appearance, now) {
     const { place: { box }, seconds } = this.alone;
-    const elapsed = Math.min(now - seconds, HIDDEN_SECONDS);
-    const expected = centre(box).map((value, i) => value + this.velocity[i] * elapsed);
+    const elapsed = now - seconds;
+    const expected = centre(box).map((value, i) => value + this.velocity[i] * Math.min(elapsed, HIDDEN_SECONDS));
     const offCourse = Math.min(apart(centre(place.box), expected) / box[2], 1);
     const likeness = appearance.reduce((sum, value, i) => sum + value * (this.appearance?.[i] ?? 0), 0);
-    return offCourse + (this.appearance ? 0.5 * (1 - likeness) : 0);
+    const size = Math.abs(Math.log(place.box[2] / box[2]));
+    const course = Math.max(1 - elapsed / COURSE_SECONDS, 0) * offCourse;
+    return course + size + (this.appearance ? 0.5 * (1 - likeness) : 0) + (this.inView ? 0 : MISSING_COST);
   }
 
   /** Returns where its last picture fits best near its expected place, null if nowhere. */

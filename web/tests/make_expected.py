@@ -40,7 +40,7 @@ def stills() -> list[np.ndarray]:
     images = [image for condition in CONDITIONS for image in make_frames(faces, condition)]
     images += [frame, cv2.resize(frame, (1920, 1440)), np.hstack([frame, demo.frame(150).image]), frame[:100]]
     tilted = [turned(demo.frame(40 + 30 * i).image, degrees) for i, degrees in enumerate(TILTS_DEGREES)]
-    images += tilted + [np.hstack(tilted[2:4]), cv2.resize(np.hstack(tilted[:2]), None, fx=0.5, fy=0.5)]
+    images += [*tilted, np.hstack(tilted[2:4]), cv2.resize(np.hstack(tilted[:2]), None, fx=0.5, fy=0.5)]
     if path := os.environ.get("FER2013"):
         public = load_fer2013(path)[PUBLIC_TEST].faces
         chosen = np.random.default_rng(0).permutation(len(public))[:PUBLIC_FACES]
@@ -76,8 +76,8 @@ def swaying() -> list[tuple[float, np.ndarray]]:
 
 def described(faces) -> list[dict]:
     return [
-        {"id": face.id, "box": [int(value) for value in face.box], "tiltDegrees": float(face.tilt_degrees), "label": face.label}
-        | {"probabilities": [float(value) for value in face.probabilities]}
+        {"id": face.id, "box": [int(value) for value in face.box], "label": face.label}
+        | {"tiltDegrees": float(face.tilt_degrees), "probabilities": [float(value) for value in face.probabilities]}
         for face in faces
     ]
 
