@@ -37,7 +37,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("video", help="a clip with one face that is always in view")
-    parser.add_argument("--model", type=Path, default=BEST_MODEL)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="a .keras file for both (default: best_model.keras, and the export that main.py runs)",
+    )
     parser.add_argument("--frames", type=int, default=300, help="how many frames of the clip")
     parser.add_argument("--baseline-frames", type=int, default=60, help="how many of them the baseline loop processes")
     parser.add_argument("--repeats", type=int, default=3)
@@ -107,15 +111,13 @@ def measure(path: Path, detector: EmotionDetector, model, baseline_frames: int) 
 def main(argv=None) -> int:
     args = parse_args(argv)
     try:
-        classifier = load_classifier(args.model)
+        classifier = load_classifier(args.model or BEST_MODEL)
+        detector = EmotionDetector(args.model)
     except UserError as error:
         sys.exit(f"live.py: {error}")
     if classifier.model is None:
         sys.exit(f"live.py: {args.model} is an export, which the baseline cannot call. Give --model a .keras file.")
-    for count in (1, 4, 8):
-        classifier.probabilities(np.zeros((count, 48, 48, 1), np.uint8))  # the first calls are slow
-        classifier.model.predict(np.zeros((1, 48, 48, 1)), verbose=0)
-    detector = EmotionDetector(classifier)
+    classifier.model.predict(np.zeros((1, 48, 48, 1)), verbose=0)  # the first call is slow
     print(
         "size        faces  baseline  main.py   ratio   read  detect  classify  to label 95 %  faces a frame (baseline)"
     )

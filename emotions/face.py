@@ -19,8 +19,7 @@ VELOCITY_SECONDS = 0.2  # time constant of a face's velocity
 STRONG_EVIDENCE = 125  # windows: what is followed counts as at least so strong beside what is new
 PATCH_SIZE, PATCH_MARGIN, MIN_CORRELATION = 24, 8, 0.5  # pixels; how well a face's last picture must fit
 CARRIED_SHARE = 0.3  # of a new picture while a face is only carried on: it may be drifting
-COURSE_SECONDS = 1.0  # for which the course of a face before it met another counts: it may stop or turn
-MISSING_COST = 0.05  # widths: an unseen face must be so much nearer than another to be it
+COURSE_SECONDS = 1.5  # for which the course of a face before it met another counts: it may stop or turn
 APPEARANCE_SIZE = 12  # pixels: the crop that tells two faces apart
 
 
@@ -111,8 +110,8 @@ class Face:
     def identity_cost(self, place: Found, appearance: np.ndarray, now: float) -> float:
         """Return the cost of a place that may be another face.
 
-        It rises with the distance from its course before it met the other, which counts for less and less, with the
-        differences from its size then and from its appearance, and if it was not in view in the last frame.
+        It rises with the distance from its course before it met the other, which counts for less and less, and with the
+        differences from its size then and from its appearance.
         """
         seen, seconds = self.alone
         elapsed = now - seconds
@@ -121,7 +120,7 @@ class Face:
         size = abs(math.log(place.box[2] / seen.box[2]))
         difference = 0.0 if self.appearance is None else 1 - float(appearance @ self.appearance)
         course = max(1 - elapsed / COURSE_SECONDS, 0) * off_course
-        return course + size + 0.5 * difference + (0.0 if self.in_view else MISSING_COST)
+        return course + size + 0.5 * difference
 
     def carry(self, gray: np.ndarray, now: float) -> Found | None:
         """Return where its last picture fits best near its expected place, None if nowhere."""
