@@ -17,7 +17,7 @@ import sys
 
 from common.cli import explain_import_error, first_line, prepare_streams
 from training import signals
-from training.options import parse_args, shell_command
+from training.options import parse_args
 
 
 def main(argv=None) -> int:
@@ -27,7 +27,7 @@ def main(argv=None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # a small file may claim to be a huge image
     try:
-        from model import UserError, import_keras, load_classifier
+        from model import UserError, import_keras
 
         import_keras()  # first: it hides what TensorFlow prints meanwhile
         # Short phases call each network a few times only, which TensorFlow takes for a mistake ("retracing").
@@ -35,8 +35,7 @@ def main(argv=None) -> int:
         from data import load_fer2013
         from training.checkpoints import open_run
         from training.distribution import Share, distribute, leave
-        from training.export import export
-        from training.finish import evaluate, finish
+        from training.finish import evaluate_or_export, finish
         from training.loop import OutOfMemory, choose_faces, fit
     except Exception as error:  # a broken package can raise any kind
         reason = error if type(error).__module__ == "model" else explain_import_error(error)
@@ -47,15 +46,7 @@ def main(argv=None) -> int:
     try:
         signals.handle_stops(signals.interrupt, instead_of=[signals.leave])  # from here on, there is something to keep
         if args.evaluate or args.export:
-            classifier = load_classifier(args.model)  # an error in it is reported before the data is read
-            dataset = load_fer2013(args.options.data, args.options.votes)
-            print(dataset.summary())
-            if args.evaluate:
-                evaluate(args.model, classifier, dataset, args.split)
-            else:
-                print(f"Converting {args.model} and comparing, about a minute ...", flush=True)
-                print(export(classifier, args.model, dataset, args.export))
-                print(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}")
+            evaluate_or_export(args)
             return 0
 
         run = open_run(args)

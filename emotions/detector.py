@@ -25,8 +25,8 @@ class EmotionDetector:
     `model` is the path of a .keras or .tflite file or a `model.Classifier`, which threads may share, by default the
     included network; `labels` chooses its output, "ferplus" or "fer2013". Below the probability `threshold` a label is
     "uncertain"; `smoothing_seconds` is the time constant of a tracked face's probabilities, 0 for none. Images are
-    paths or uint8 (h, w), or (h, w, 1, 3 or 4) as gray, BGR or BGRA; any other raises `ValueError`. Raises `UserError`,
-    which is one, if a file cannot be used.
+    paths or uint8 (h, w), or (h, w, 1, 3 or 4) as gray, BGR or BGRA; any other raises `ValueError`. A file
+    that cannot be used raises `model.UserError`, a kind of it.
     """
 
     def __init__(self, model=None, *, labels=None, cascade=CASCADE, threshold=0.35, smoothing_seconds=0.18):
@@ -48,9 +48,10 @@ class EmotionDetector:
         return self._remember(Faces(faces, image))
 
     def track(self, image, time_seconds: float) -> Faces:
-        """Return the faces of a video's next frame, by id; `time_seconds` is the frame's time in the video.
+        """Return the faces of a video's next frame, by id.
 
-        A face keeps its id while it is out of view for at most a second, or for three behind another face.
+        `time_seconds` must increase from call to call; call `reset` before another video. A face keeps its id
+        while it is out of view for at most a second, or for three behind another face.
         """
         start = time.perf_counter()
         image = load_image(image)

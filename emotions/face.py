@@ -25,7 +25,7 @@ APPEARANCE_SIZE = 12  # pixels: the crop that tells two faces apart
 
 @dataclass(eq=False)
 class Face:
-    """A face and all that is known of it. The tracker uses the attributes from `found` on."""
+    """A face: id, box, probabilities, label, tilt_degrees. The other attributes are the tracker's."""
 
     id: int  # from 1 on; stays the same while the face is followed
     box: tuple[int, int, int, int]  # x, y, width, height in pixels of the full frame, inside it

@@ -89,7 +89,7 @@ class Tracker:
         now = self._now
         oldest = enumerate(sorted(self.faces, key=lambda face: face.searched_seconds))
         due = [face for i, face in oldest if i < MAX_PER_FRAME or now - face.searched_seconds >= TURN_SECONDS]
-        pairs = self._assign(gray, self.faces, self._search_near(gray, due))
+        pairs = _assign(gray, self.faces, _search_near(self._cascade, gray, due, now), now)
         places = {face.id: place for face, place in pairs}
         for face in self.faces:
             if face in due or face.id in places:
@@ -97,38 +97,6 @@ class Tracker:
                 face.searched_seconds = now
                 if place and self._is_inside(place.box):
                     face.move(gray, place, now, self._is_alone(face, place.box))
-
-    def _search_near(self, gray: np.ndarray, faces: list[Face]) -> list[Found]:
-        """Search around the faces' expected places in one call of the cascade; return every face seen there once."""
-        if not faces:
-            return []
-        expected = [face.predict(self._now) for face in faces]
-        views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
-        seen, found = search_views(self._cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
-        for i in range(0, len(views), len(FOLLOW_STEPS)):
-            near = [each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view]
-            while near:
-                best = max(near, key=lambda each: each.evidence)
-                same = [each for each in near if overlap(each.box, best.box) >= 0.5]
-                found.append(merge(same))
-                near = [each for each in near if each not in same]
-        return keep_strongest(found)
-
-    def _assign(self, gray: np.ndarray, faces: list[Face], found: list[Found]) -> list[tuple[Face, Found]]:
-        """Return pairs of a face and what was found of it, the closest first; each occurs once."""
-        costs = []
-        for place in found:
-            near = [(face.distance(place, self._now), face) for face in faces]
-            near = [(distance, face) for distance, face in near if distance is not None]
-            if len(near) > 1:  # several faces may be this one
-                appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
-                near = [(distance + face.identity_cost(place, appearance, self._now), face) for distance, face in near]
-            costs += [(distance, face.id, face, place) for distance, face in near]
-        pairs = []
-        for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):
-            if not any(face is other or place is taken for other, taken in pairs):
-                pairs.append((face, place))
-        return pairs
 
     def _examine(self, gray: np.ndarray, face: Face, place: Found | None) -> Found | None:
         """Return where a face is, from what was found near its place, if anything; None if it is not in view.
@@ -195,7 +163,7 @@ class Tracker:
             elif place and not any(is_same_face(place.box, other.box) for other in known + new):
                 new.append(place)
         others = new + [face.predict(now) for face in self.faces]
-        pairs = self._assign(gray, missing, new)
+        pairs = _assign(gray, missing, new, now)
         for place in new:
             face = next((face for face, taken in pairs if taken is place), None)
             if face is None and is_plausible(place, others):
@@ -204,3 +172,37 @@ class Tracker:
                 self.faces.append(face)
             if face:
                 face.start(gray, place, now)
+
+
+def _search_near(cascade, gray: np.ndarray, faces: list[Face], now: float) -> list[Found]:
+    """Search around the faces' expected places in one call of the cascade; return every face seen there once."""
+    if not faces:
+        return []
+    expected = [face.predict(now) for face in faces]
+    views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
+    seen, found = search_views(cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
+    for i in range(0, len(views), len(FOLLOW_STEPS)):
+        near = [each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view]
+        while near:
+            best = max(near, key=lambda each: each.evidence)
+            same = [each for each in near if overlap(each.box, best.box) >= 0.5]
+            found.append(merge(same))
+            near = [each for each in near if each not in same]
+    return keep_strongest(found)
+
+
+def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float) -> list[tuple[Face, Found]]:
+    """Return pairs of a face and what was found of it, the closest first; each occurs once."""
+    costs = []
+    for place in found:
+        near = [(face.distance(place, now), face) for face in faces]
+        near = [(distance, face) for distance, face in near if distance is not None]
+        if len(near) > 1:  # several faces may be this one
+            appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
+            near = [(distance + face.identity_cost(place, appearance, now), face) for distance, face in near]
+        costs += [(distance, face.id, face, place) for distance, face in near]
+    pairs = []
+    for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):
+        if not any(face is other or place is taken for other, taken in pairs):
+            pairs.append((face, place))
+    return pairs

@@ -16,7 +16,7 @@ import numpy as np
 from emotions import EmotionDetector, Face
 from live.logs import Log
 from live.opening import find_sources, is_camera, open_entry
-from live.sinks import OutputError, Outputs, refuse_overwriting, write_image
+from live.sinks import OutputError, Outputs, refuse_overwriting
 from live.sources import Frame, Source, SourceError
 from live.statistics import RATE_FRAMES, Results, Statistics, frame_rate
 from live.timeline import Timeline
@@ -171,7 +171,7 @@ class App:
         elif key == " ":
             self._toggle_pause()
         elif key == "s":
-            self._save_snapshot()
+            self.view.save_snapshot()
         elif key == "p":
             self.view.bars = not self.view.bars
             self.view.redraw()
@@ -194,18 +194,6 @@ class App:
         self._stamps.clear()
         if self.recording and self.source.live:
             self.recording.pause()
-
-    def _save_snapshot(self) -> None:
-        path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
-        while path.exists():  # saved in the same second
-            path = path.with_stem(path.stem + "_")
-        try:
-            write_image(path, self.view.image)
-            self.view.notify(f"Saved {path}")
-            print(f"Saved {path.resolve()}")
-        except SourceError as error:  # no reason to stop
-            self.view.notify(str(error))
-            print(f"main.py: {error}", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> None:

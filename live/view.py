@@ -1,13 +1,15 @@
 """What is shown of a frame, and for how long."""
 
 import math
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from emotions import overlay
-from live.sinks import FILE_GAP_SECONDS
-from live.sources import Source
+from live.sinks import FILE_GAP_SECONDS, write_image
+from live.sources import Source, SourceError
 
 NOTICE_SECONDS = 1.5  # for which a notice stays in the window
 
@@ -41,6 +43,19 @@ class View:
     def notify(self, notice: str) -> None:
         """Show a notice for a moment, before any message."""
         self._notice, self._notice_seconds = notice, time.perf_counter()
+
+    def save_snapshot(self) -> None:
+        """Save the annotated frame in the current folder; say so on the screen and in the window."""
+        path = Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png"))
+        while path.exists():  # saved in the same second
+            path = path.with_stem(path.stem + "_")
+        try:
+            write_image(path, self.image)
+            self.notify(f"Saved {path}")
+            print(f"Saved {path.resolve()}")
+        except SourceError as error:  # no reason to stop
+            self.notify(str(error))
+            print(f"main.py: {error}", file=sys.stderr)
 
     def rendered(self, status: str, message: str) -> np.ndarray:
         """Return what the window shows: the annotated frame with status, help and message."""

@@ -181,6 +181,19 @@ def report(folder: Path, path: Path, classifier, dataset: data.Dataset, split=da
     print(f"{score_table(card)}\nReport: {folder / 'report.md'}, for programs: {folder / 'scorecard.json'}")
 
 
+def evaluate_or_export(args) -> None:
+    """Do what --evaluate or --export asks for."""
+    classifier = load_classifier(args.model)  # an error in it is reported before the data is read
+    dataset = data.load_fer2013(args.options.data, args.options.votes)
+    print(dataset.summary())
+    if args.evaluate:
+        evaluate(args.model, classifier, dataset, args.split)
+        return
+    print(f"Converting {args.model} and comparing, about a minute ...", flush=True)
+    print(export(classifier, args.model, dataset, args.export))
+    print(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}")
+
+
 def evaluate(path: Path, classifier, dataset: data.Dataset, split: str) -> None:
     """Report on a model's file, loaded as `classifier`, and a split in a new folder of runs/; change nothing else."""
     load_cascade()  # without it there is no report
