@@ -324,7 +324,7 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
     errors, progress = _Errors(root), _Progress()
-    faces, labels, usages, notes = [], [], [], []
+    faces, labels, usages, notes, cut = [], [], [], [], 0
     folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
     for name, split_folder in folders:
@@ -343,17 +343,20 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
             for file in _children(folder):
                 if not file.name.lower().endswith(IMAGE_SUFFIXES):
                     continue
-                face = _decode(_read_image(file))
+                face, is_cut = _decode(_read_image(file))
                 if face is None:
                     errors.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
                     continue
                 faces.append(face)
                 labels.append(label)
+                cut += is_cut
                 # Image releases mix both official halves in test/; the file names still tell them apart.
                 usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
                 progress.show(len(faces))
     progress.close(len(faces))
     errors.raise_if_any()
+    if cut:
+        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
     return _split(faces, labels, usages), notes
 
 
@@ -366,17 +369,20 @@ def _read_image(file) -> bytes:
     return content if len(content) <= IMAGE_BYTES else b""
 
 
-def _decode(content: bytes) -> np.ndarray | None:
-    """Return an encoded image of any size and colour as uint8 (48, 48, 1), or None where it is none."""
+def _decode(content: bytes) -> tuple[np.ndarray | None, bool]:
+    """Return the middle square of an encoded image as uint8 (48, 48, 1), None where it is none, and if it was cut."""
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
     except cv2.error:  # it claims to be larger than OpenCV takes
-        return None
+        image = None
     if image is None:
-        return None
-    if image.shape != (IMAGE_SIZE, IMAGE_SIZE):
-        image = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
-    return image[:, :, None]
+        return None, False
+    (height, width), side = image.shape, min(image.shape)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    if side != IMAGE_SIZE:
+        square = cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+    return square[:, :, None], height != width
 
 
 def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:

@@ -134,7 +134,9 @@ def test_images_of_any_size_and_colour_become_48_pixels_gray(tmp_path, suffix):
     image[:48] = 200
     written = cv2.imencode(".jpg" if suffix in (".jfif", ".avif") else suffix, image)[1]  # not all builds write .avif
     (tmp_path / "train" / "sad" / f"big{suffix}").write_bytes(written.tobytes())
-    sad = load_fer2013(tmp_path)["Training"]
+    dataset = load_fer2013(tmp_path)
+    assert "1 images are not square" in dataset.summary()
+    sad = dataset["Training"]
     face = next(face for face in sad.faces if face[0, 0, 0] > 195 and face[-1, -1, 0] < 95 and np.ptp(face[0]) < 5)
     assert abs(int(face[5].mean()) - 200) < 3
     assert abs(int(face[-5].mean()) - 90) < 3

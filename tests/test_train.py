@@ -225,7 +225,7 @@ def test_a_resume_takes_the_latest_run_that_is_not_finished(folder, monkeypatch,
 def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_version(finished, folder, refused):
     run = folder / "runs" / "earlier"
     assert "no unfinished run" in refused("--resume")
-    assert "cannot be resumed" in refused("--resume", run)
+    assert "There is no run" in refused("--resume", run)
     run.mkdir(parents=True)
     arguments, state = (json.loads((the_run(finished) / f"{name}.json").read_text()) for name in ("arguments", "state"))
     (run / "arguments.json").write_text(json.dumps(arguments))

@@ -124,6 +124,8 @@ def open_run(args) -> Run:
     if not args.resume:
         return Run(args.options)
     folder = latest_run() if args.resume == Path("latest") else args.resume
+    if not folder.is_dir():
+        raise UserError(f"There is no run {folder}. Give a folder in {RUNS}, or --resume alone for the latest one.")
     try:
         options, state = TrainingOptions.from_json(read_json(folder / ARGUMENTS)), read_state(folder)
     except KeyError as error:

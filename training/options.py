@@ -109,7 +109,7 @@ def make_parser() -> Parser:
     add("--evaluate", action="store_true", help="train nothing: score --model and write a report")
     add("--model", **model, default=Path(BEST), help="the model to evaluate or export")
     add("--split", choices=("PublicTest", "PrivateTest"), default="PublicTest", help="faces to score")
-    export = {"nargs": "?", "type": Path, "const": Path("best_model.tflite"), "metavar": "FILE.tflite"}
+    export = {"nargs": "?", "type": Path, "const": True, "metavar": "FILE.tflite"}
     add("--export", **export, help="train nothing: convert --model for phones, in float16 and (FILE.int8.tflite) int8")
     parser.set_defaults(**vars(TrainingOptions()))
     return parser
@@ -151,6 +151,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
     args.init_from, args.teacher = as_paths(args.init_from), as_paths(args.teacher)
+    if args.export is True:  # without a name
+        args.export = args.model.with_suffix(".tflite")
     given = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
     args.options = complete(given)
     if not (given.data or args.resume):

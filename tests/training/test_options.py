@@ -149,3 +149,13 @@ def test_help_imports_nothing_heavy():
     code = f"import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.endswith("set()\n") and "--resume" in done.stdout
+
+
+def test_an_export_is_named_after_its_model():
+    assert parse_args(["--data", "x", "--model", "mine.keras", "--export"]).export == Path("mine.tflite")
+    assert parse_args(["--data", "x", "--export"]).export == Path("best_model.tflite")
+
+
+def test_a_run_that_does_not_exist_is_named(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    assert "There is no run NOPE" in refused("--resume", "NOPE", "--data", "x")
