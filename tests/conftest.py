@@ -55,6 +55,22 @@ def lite_network(network):
     return path
 
 
+@pytest.fixture(scope="module")
+def classifier(lite_network):
+    """The tiny .tflite network, loaded."""
+    from model import load_classifier
+
+    return load_classifier(lite_network)
+
+
+@pytest.fixture
+def detector(classifier):
+    """A new detector with that network."""
+    from emotions import EmotionDetector
+
+    return EmotionDetector(classifier)
+
+
 @pytest.fixture(scope="session")
 def demo():
     """The demo's frames, BGR uint8 (480, 640, 3), three seconds of them."""

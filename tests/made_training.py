@@ -17,6 +17,17 @@ def press_ctrl_c(*args, **options):
     raise KeyboardInterrupt
 
 
+def press_ctrl_c_after(epochs, monkeypatch):
+    """Let the first training be interrupted after so many epochs, and no later one."""
+    drawn = iter([None] * (epochs - 1) + [KeyboardInterrupt] + [None] * 20)
+
+    def draw(*args):
+        if error := next(drawn):
+            raise error
+
+    monkeypatch.setattr("evaluation.figures.draw_curves", draw)
+
+
 def full_disk(*args, **options):
     raise OSError(28, "No space left on device")
 

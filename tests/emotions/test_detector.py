@@ -12,17 +12,7 @@ import emotions
 from emotions import EmotionDetector, Face, overlay
 from emotions.faces import crop_faces, overlap, to_gray
 from live.sources import Demo
-from model import EMOTIONS, UserError, load_classifier
-
-
-@pytest.fixture(scope="module")
-def classifier(lite_network):
-    return load_classifier(lite_network)
-
-
-@pytest.fixture
-def detector(classifier):
-    return EmotionDetector(classifier)
+from model import EMOTIONS, UserError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, flat, noise, read_video, write_video
 
-from emotions import EmotionDetector, overlay
+from emotions import overlay
 from live import app as application
 from live import cameras as camera_module
 from live import view
@@ -20,17 +20,7 @@ from live.logs import Log
 from live.opening import find_sources, open_entry, open_source
 from live.sinks import Recording
 from live.sources import Demo, Frame, Source
-from model import EMOTIONS, load_classifier
-
-
-@pytest.fixture(scope="module")
-def classifier(lite_network):
-    return load_classifier(lite_network)
-
-
-@pytest.fixture
-def detector(classifier):
-    return EmotionDetector(classifier)
+from model import EMOTIONS
 
 
 class ScriptedWindow:

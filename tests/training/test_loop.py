@@ -10,7 +10,17 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from made_training import ONE_EPOCH, description_of, history_of, press_ctrl_c, same, splits_of, the_run, weights_of
+from made_training import (
+    ONE_EPOCH,
+    description_of,
+    history_of,
+    press_ctrl_c,
+    press_ctrl_c_after,
+    same,
+    splits_of,
+    the_run,
+    weights_of,
+)
 
 import train
 from model import build_model, keras_classifier, load_classifier
@@ -118,13 +128,7 @@ def test_when_the_loss_stalls_the_rate_is_halved_and_then_the_training_stops_aft
     assert 5 <= len(whole) < 20
     assert rates.iloc[-1] < 0.51 * rates.iloc[0] and set((rates / rates.shift()).dropna().round(3)) == {1.0, 0.5}
     assert set(whole["self_distillation"]) == {0}
-    drawn = iter([None] * 3 + [KeyboardInterrupt] + [None] * 20)  # after the fourth epoch
-
-    def draw(*args):
-        if error := next(drawn):
-            raise error
-
-    monkeypatch.setattr("evaluation.figures.draw_curves", draw)
+    press_ctrl_c_after(4, monkeypatch)
     assert train.main(words) == 130
     assert train.main(["--resume"]) == 0
     pd.testing.assert_frame_equal(whole, history_of(the_run(folder)), check_exact=True)

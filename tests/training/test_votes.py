@@ -4,7 +4,17 @@ import keras
 import numpy as np
 import pytest
 from made_data import make_rows, write_csv, write_votes
-from made_training import ALL_PHASES, ONE_EPOCH, description_of, history_of, press_ctrl_c, same, the_run, weights_of
+from made_training import (
+    ALL_PHASES,
+    ONE_EPOCH,
+    description_of,
+    history_of,
+    press_ctrl_c,
+    press_ctrl_c_after,
+    same,
+    the_run,
+    weights_of,
+)
 
 import train
 from data import PUBLIC_TEST, load_fer2013
@@ -58,13 +68,7 @@ def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(v
     history = history_of(whole)
     assert np.allclose(history["val_accuracy"], history[["val_fer2013_accuracy", "val_ferplus_accuracy"]].mean(axis=1))
 
-    drawn = iter([None] * 4 + [KeyboardInterrupt] + [None] * 20)  # in the first round of self-distillation
-
-    def draw(*args):
-        if error := next(drawn):
-            raise error
-
-    monkeypatch.setattr("evaluation.figures.draw_curves", draw)
+    press_ctrl_c_after(5, monkeypatch)  # in the first round of self-distillation
     assert train.main(words) == 130
     assert train.main(["--resume"]) == 0
     assert the_run(voted) != whole
