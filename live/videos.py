@@ -13,8 +13,7 @@ from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, r
 
 READ_AHEAD = 8  # frames,
 READ_AHEAD_BYTES = 64 * 2**20  # or as many as fit into this, if they are large
-FROZEN_FRAMES = 100  # first ones that are all equal, although a file of so many bytes
-FROZEN_BYTES = 64_000  # a second holds more than sound and repeats: OpenCV fails to convert it
+FROZEN_FRAMES = 100  # first ones that are all equal: either nothing moves, or OpenCV fails to convert them
 
 
 class VideoFile(Source):
@@ -85,20 +84,19 @@ class VideoFile(Source):
             print(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.", file=sys.stderr)
 
     def _refuse_frozen(self, image) -> None:
-        """Raise `SourceError` if the first hundred frames, or all if `image` is None, are equal in a large file."""
+        """Raise `SourceError` if the first hundred frames, or all if `image` is None, are equal and should not be."""
         if self._changes:
             return
         if image is not None:
             small = image[::8, ::8]
             self._first = small.copy() if self._first is None else self._first
             self._changes = small.shape != self._first.shape or not np.array_equal(small, self._first)
-        if (image is None or self._count == FROZEN_FRAMES) and not self._changes and self.paths:
-            seconds = max(self._count if image is None else self.frame_count, self._count) / self.fps
-            if self.paths[0].stat().st_size / seconds > FROZEN_BYTES:
-                raise SourceError(
-                    f"OpenCV {cv2.__version__} reads {self.name} as one frame that never changes, as since 4.13 it "
-                    f"does with interlaced video. Convert it: ffmpeg -i {self.paths[0].name} -vf yadif video.mp4"
-                )
+        is_time = image is None or self._count == FROZEN_FRAMES
+        if is_time and not self._changes and self.paths and has_changes(self.paths[0]):
+            raise SourceError(
+                f"OpenCV {cv2.__version__} reads {self.name} as one frame that never changes, as since 4.13 it "
+                f"does with interlaced video. Convert it: ffmpeg -i {self.paths[0].name} -vf yadif video.mp4"
+            )
 
     def close(self):
         self._closing.set()
@@ -114,6 +112,21 @@ def _pixel_aspect(capture) -> float:
     if capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 and capture.get(cv2.CAP_PROP_ORIENTATION_AUTO):
         aspect = 1 / aspect  # OpenCV has turned it
     return aspect if 0.2 < aspect < 5 else 1.0
+
+
+def has_changes(path: Path) -> bool:
+    """Return whether the compressed frames at the start of a video encode changes.
+
+    At 576 lines, a frame that repeats the one before takes 24 to 345 bytes (H.264, VP9, MPEG-4, MPEG-2) or is the same
+    image again; one with motion takes at least 565 (H.264 at 150 kbit/s).
+    """
+    capture = cv2.VideoCapture(opencv_path(str(path)), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])  # not decoded
+    try:
+        packets = [packet.tobytes() for _ in range(FROZEN_FRAMES) for ok, packet in [capture.read()] if ok]
+        size = np.median([len(packet) for packet in packets] or [0])
+        return size > 0.75 * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) and len(set(packets)) > len(packets) / 2
+    finally:
+        capture.release()
 
 
 def is_cut_off(path: Path) -> bool:

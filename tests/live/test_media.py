@@ -45,18 +45,28 @@ def run(lite_network, capsys):
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("name, codec", [("a.mpg", "mpeg2video"), ("a.dv", "dvvideo")])
-def test_interlaced_video_is_read_or_refused(run, tmp_path, name, codec):
-    options = ["-flags", "+ilme+ildct", "-top", "1", "-c:v", codec, "-b:v", "4M", "-pix_fmt", "yuv420p"]
-    ffmpeg(tmp_path / name, "testsrc=duration=0.6:size=720x576:rate=25", *options)
+@pytest.mark.parametrize(
+    "name, codec, rate",
+    [
+        ("a.mpg", "mpeg2video", "4M"),
+        ("a.mpg", "mpeg2video", "150k"),
+        ("a.mts", "libx264", "150k"),
+        ("a.dv", "dvvideo", "4M"),
+    ],
+)
+def test_interlaced_video_is_read_or_refused(run, tmp_path, name, codec, rate):
+    options = ["-flags", "+ilme+ildct", "-top", "1", "-c:v", codec, "-b:v", rate, "-pix_fmt", "yuv420p"]
+    ffmpeg(tmp_path / name, "testsrc2=duration=2:size=720x576:rate=25", *options)
     status, _, err = run(tmp_path / name)
     with open_source(tmp_path / name) as source:
         images = [frame.image for frame in source] if status == 0 else []
     assert (len({image.tobytes() for image in images}) > 10) if status == 0 else ("-vf yadif" in err and status == 2)
 
 
-def test_a_video_that_stands_still_is_no_reason_to_refuse_it(run, tmp_path):
-    status, _, err = run(write_video(tmp_path / "a.mp4", [flat(90, 240, 320)] * 120))
+@pytest.mark.parametrize("image", [flat(90, 240, 320), noise(1, 240, 320)[0]], ids=["flat", "detailed"])
+@pytest.mark.parametrize("name, codec", [("a.mp4", "mp4v"), ("a.webm", "VP90"), ("a.avi", "MJPG")])
+def test_a_video_that_stands_still_is_no_reason_to_refuse_it(run, tmp_path, name, codec, image):
+    status, _, err = run(write_video(tmp_path / name, [image] * 120, codec=codec))
     assert status == 0 and err == ""
 
 
