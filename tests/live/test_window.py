@@ -95,6 +95,22 @@ def test_a_real_window_ends_the_program(display, lite_network, image_file, tmp_p
     assert out.startswith("image.png: 1 face: " if how == "X" else f"demo: {frames} frame")
 
 
+def test_an_arrow_key_shows_the_next_image(display, lite_network, demo, tmp_path):
+    images, log = [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "x.csv"
+    for image in images:
+        cv2.imwrite(str(image), demo[0])
+    process = start(*images, "--log", log, "--model", lite_network, DISPLAY=display)
+    wait_until(log.exists)
+    time.sleep(0.3)
+    [window] = xdotool(display, "search", "--name", "^Emotion Detector$")
+    for key in ("Right", "q"):
+        xdotool(display, "key", "--window", window, key)
+        time.sleep(1)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert list(pd.read_csv(log)["file"]) == ["a.png", "b.png"]
+
+
 def test_a_window_fits_every_image_and_the_screen_and_closes_alone(display):
     sizes = [(2048, 1536), (320, 240), (320, 240), (2000, 100), (450, 2000), (64, 64), (5000, 1)]
     windows = [(907, 680), (640, 480), (640, 480), (1280, 64), (153, 680), (640, 640), (1280, 1)]
