@@ -479,8 +479,7 @@ def _checked(dataset: Dataset) -> Dataset:
     if TRAINING not in dataset.splits:
         raise DataError(f"{dataset.source} has no training faces. Use the whole data set.")
     training = dataset[TRAINING]
-    pixels = training.faces.reshape(len(training), -1)
-    constant = pixels.min(axis=1) == pixels.max(axis=1)
+    constant = is_constant(training.faces)
     if constant.any():
         dataset.splits[TRAINING] = training = training[~constant]
         dataset.notes.append(f"{constant.sum()} constant images were left out of Training.")
@@ -499,6 +498,11 @@ def _checked(dataset: Dataset) -> Dataset:
         )
     dataset.notes += _copies(dataset)
     return dataset
+
+
+def is_constant(faces: np.ndarray) -> np.ndarray:
+    """Return which faces (n,) have a single gray value."""
+    return np.ptp(faces, axis=(1, 2, 3)) == 0
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -216,15 +216,6 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs().fillna(0)).sum() / table["n"].sum())
 
 
-def perfect_model_ece(probabilities: np.ndarray) -> float:
-    """Return the mean ECE of a perfectly calibrated model with these probabilities: not 0, because n is finite."""
-    generator = np.random.default_rng(SEED)
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    correct = generator.random((100, len(predicted))) < confidence
-    drawn = np.where(correct, predicted, (predicted + 1) % len(EMOTIONS))  # the ECE is the same for any wrong label
-    return float(np.mean([expected_calibration_error(labels, probabilities) for labels in drawn]))
-
-
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return softmax(logits / temperature), float64 (n, 7): above 1 softens, below 1 sharpens; the order stays."""
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature

@@ -55,7 +55,7 @@ def test_a_finished_training_leaves_a_model_its_description_and_figures(finished
     assert training["best_epoch"] == 8  # the last fine-tuning epoch, whatever others scored
     assert training["faces"] == 56 and training["arguments"]["mixed_precision"] == loop.prefers_bfloat16()
     assert training["command"].startswith("python train.py --data fer2013.csv --epochs 8 ")
-    for figure in ("curves.png", "confusion_matrix.png", "augmentation.png"):
+    for figure in ("curves.png", "confusion_matrix.png"):
         assert cv2.imread(str(run / figure)).std() > 5
     assert {path.name for path in run.glob("*.keras")} == {"best_model.keras"}
     assert not list(finished.rglob("*partial*")) and not list(run.glob("*.npy"))

@@ -13,7 +13,6 @@ import pandas as pd
 import data
 from common.files import atomic_path, copy_together
 from emotions.faces import load_cascade
-from evaluation.figures import draw_augmentation
 from evaluation.history import best_epoch
 from evaluation.metrics import score_table
 from evaluation.report import fold_temperatures, headline, score_splits, write_report
@@ -67,7 +66,6 @@ def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
     for pattern in ("backup-*.keras", "teacher-*.keras", "soft_labels-*.npy"):
         remove(run.folder.glob(pattern))
     try:
-        draw_augmentation(training.faces[:1], run.folder / "augmentation.png")
         report(run.folder, run.best, classifier, dataset, history=pd.read_csv(run.folder / HISTORY))
     finally:
         print(outcome)
