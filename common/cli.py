@@ -44,16 +44,12 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
     return parse
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, to quote in a sentence."""
-    return (str(error).strip() or repr(error)).split("\n")[0]
-
-
 def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"
-    return f"{first_line(error)}. A package is installed but does not load; see Troubleshooting in README.md."
+    reason = str(error).partition("\n")[0]
+    return f"{reason}. A package is installed but does not load; see Troubleshooting in README.md."
 
 
 def prepare_streams() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.cli import first_line
 from common.files import atomic_path
 from data import PUBLIC_TEST, TRAINING, most_voted
 from evaluation.metrics import predict
@@ -26,6 +25,7 @@ from model import (
     Classifier,
     ModelError,
     description_path,
+    first_line,
     fold_symmetric_kernels,
     lite_predict,
     native_stderr_hidden,
