@@ -37,19 +37,20 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
     chance = np.mean([metrics.chance_accuracy(labels[labels >= 0]) for labels in learnt])
     draw_scores(run, compared, card)
     draw_split_faces(run, classifier, split, compared)
-    with contextlib.suppress(OSError):  # on Windows a viewer may lock the file
-        if history is not None:
-            figures.draw_curves(history, run / "curves.png")
     sections = [
         title_section(card),
-        emotions_section(run, card),
+        section("By emotion", f"```\n{metrics.score_table(card)}\n```", images(run, "confusion_matrix", "ten_people")),
         calibration_section(run, card),
         end_to_end_section(run, card),
         section("Single faces", images(run, "worst_errors", "grad_cam")),
-        training_section(run, history, chance),
-        data_section(dataset),
     ]
-    (run / "report.md").write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+    if history is not None:
+        with contextlib.suppress(OSError):  # on Windows a viewer may lock the file
+            figures.draw_curves(history, run / "curves.png")
+        sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
+        sections.append(section("Training", sentences, images(run, "curves")))
+    sections.append(data_section(dataset))
+    (run / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return card
 
 
@@ -182,8 +183,6 @@ def draw_split_faces(run: Path, classifier, split, compared: dict[str, Compariso
     if len(errors):
         title = f"The most confident errors ({NAMES[name]} → prediction with its confidence)"
         figures.draw_faces(faces[errors], [captions[row] for row in errors], title, run / "worst_errors.png")
-    if classifier.model is None:  # a .tflite file
-        return
     codes = np.unique(labels)
     rows = [int(np.argmax(np.where(labels == code, confidence + correct, -1))) for code in codes]
     with contextlib.suppress(ValueError):  # an architecture without suitable maps
@@ -265,11 +264,6 @@ The first column scores the network's output {card["output"]}, the second its ou
 {notes}"""
 
 
-def emotions_section(run: Path, card: dict) -> str:
-    table = f"```\n{metrics.score_table(card)}\n```"
-    return section("By emotion", table, images(run, "confusion_matrix", "ten_people"))
-
-
 def calibration_section(run: Path, card: dict) -> str:
     scores = {name: each["calibration"] for name, each in by_labels(card).items()}
     rows = score_rows(scores, {
@@ -307,14 +301,6 @@ accuracies are of the found faces: end to end, and on the data set's own crops o
     words = {"accuracy_found": "end to end", "accuracy_pre_cropped": "pre-cropped"}
     header = ["condition", "found (95 % interval)", *(f"{NAMES[name]}, {words[key]}" for name, key in keys)]
     return section("End to end", text, markdown_table(header, rows), images(run, "end_to_end"))
-
-
-def training_section(run: Path, history: pd.DataFrame | None, chance: float) -> str:
-    """Return what the curves show and the curves, "" where the history is not known."""
-    if history is None:
-        return ""
-    sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
-    return section("Training", sentences, images(run, "curves"))
 
 
 def data_section(dataset) -> str:
