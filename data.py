@@ -12,7 +12,6 @@ import hashlib
 import io
 import itertools
 import sys
-import time
 import warnings
 import zipfile
 import zlib
@@ -247,26 +246,19 @@ class _Errors:
             raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or correct it.")
 
 
-class _Progress:
-    """A line on stderr that counts faces, shown only if reading takes longer than a second."""
-
-    def __init__(self):
-        self.start = self.shown = time.monotonic()
-
-    def show(self, count: int) -> None:
-        now = time.monotonic()
-        if now - self.start > 1 and now - self.shown > 0.2:
-            self.shown = now
+def _counted(faces):
+    """Yield faces and count them on stderr: reading FER-2013 takes some seconds."""
+    count = 0
+    for count, face in enumerate(faces, 1):
+        if count % 2000 == 0:
             print(f"\rReading faces: {count:,}", end="", file=sys.stderr, flush=True)
-
-    def close(self, count: int) -> None:
-        if self.shown > self.start:
-            print(f"\rReading faces: {count:,}", file=sys.stderr)
+        yield face
+    if count >= 2000:
+        print(f"\rReading faces: {count:,}", file=sys.stderr)
 
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
-    errors, progress = _Errors(file), _Progress()
-    faces, labels, usages = [], [], []
+    errors, faces, labels, usages = _Errors(file), [], [], []
     row = 1  # as an editor counts, the header being row 1
     try:
         with _open(file) as stream, warnings.catch_warnings():
@@ -274,35 +266,38 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
             # All as text: pandas would turn damaged numbers into floats or NaN silently. And no index: if rows end in a
             # comma, it would take the first column for one and shift the others.
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            for chunk in pd.read_csv(
+            chunks = pd.read_csv(
                 stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
                 encoding="utf-8-sig", skip_blank_lines=False,
-            ):  # fmt: skip
-                chunk.columns = [name.strip().lower() for name in chunk.columns]
-                usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
+            )  # fmt: skip
+            for row, (emotion, pixels, usage) in enumerate(_counted(_rows(chunks)), 2):
                 if row > MAX_FACES:
                     raise DataError(f"{file} has more than {MAX_FACES:,} rows, where FER-2013 has 35,887.")
-                for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
-                    row += 1
-                    if not (emotion or pixels or name):
-                        continue
-                    face, label, error = _parse_row(emotion.strip(), pixels, name.strip())
-                    if error:
-                        errors.add(f"row {row}", error)
-                    else:
-                        faces.append(face)
-                        labels.append(label)
-                        usages.append(name.strip())
-                progress.show(row - 1)
+                if not (emotion or pixels or usage):
+                    continue
+                face, label, error = _parse_row(emotion, pixels, usage)
+                if error:
+                    errors.add(f"row {row}", error)
+                else:
+                    faces.append(face)
+                    labels.append(label)
+                    usages.append(usage)
     except pd.errors.ParserError as error:  # names the row itself
         raise DataError(
             f"{file}: {' '.join(str(error).split())}. Download the data set again or correct it."
         ) from error
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
-    progress.close(row - 1)
     errors.raise_if_any()
     return _split(faces, labels, usages), []
+
+
+def _rows(chunks):
+    """Yield emotion, pixels and usage, as text, of every row of a table that comes in parts."""
+    for chunk in chunks:
+        chunk.columns = [name.strip().lower() for name in chunk.columns]
+        usage = chunk["usage"].str.strip() if "usage" in chunk else itertools.repeat(TRAINING)
+        yield from zip(chunk["emotion"].str.strip(), chunk["pixels"], usage, strict=False)
 
 
 def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None, int, str]:
@@ -323,8 +318,25 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
-    errors, progress = _Errors(root), _Progress()
-    faces, labels, usages, notes, cut = [], [], [], [], 0
+    errors, faces, labels, usages, notes, cut = _Errors(root), [], [], [], [], 0
+    for usage, label, file in _counted(_image_files(root, notes)):
+        face, is_cut = _read_image(file)
+        if face is None:
+            errors.add(f"image {file.parent.parent.name}/{file.parent.name}/{file.name}", "cannot be decoded")
+            continue
+        faces.append(face)
+        labels.append(label)
+        cut += is_cut
+        # Image releases mix both official halves in test/; the file names still tell them apart.
+        usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
+    errors.raise_if_any()
+    if cut:
+        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
+    return _split(faces, labels, usages), notes
+
+
+def _image_files(root, notes: list[str]):
+    """Yield the split by its folder's name, the label and the file of every image; note what is left out."""
     folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
     for name, split_folder in folders:
@@ -341,39 +353,21 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                     f"({', '.join(EMOTIONS)}). Rename or remove it."
                 )
             for file in _children(folder):
-                if not file.name.lower().endswith(IMAGE_SUFFIXES):
-                    continue
-                face, is_cut = _decode(_read_image(file))
-                if face is None:
-                    errors.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
-                    continue
-                faces.append(face)
-                labels.append(label)
-                cut += is_cut
-                # Image releases mix both official halves in test/; the file names still tell them apart.
-                usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
-                progress.show(len(faces))
-    progress.close(len(faces))
-    errors.raise_if_any()
-    if cut:
-        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
-    return _split(faces, labels, usages), notes
+                if file.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield usage, label, file
 
 
-def _read_image(file) -> bytes:
-    """Return the content of an image file, b"" where it is a pipe, a device or larger than an image of a face."""
-    if not file.is_file():
-        return b""
+def _read_image(file) -> tuple[np.ndarray | None, bool]:
+    """Return the middle square of an image file as uint8 (48, 48, 1), None where it is none, and if it was cut."""
+    if not file.is_file():  # a pipe would be waited for, and a device has no end
+        return None, False
     with file.open("rb") as stream:
         content = stream.read(IMAGE_BYTES + 1)
-    return content if len(content) <= IMAGE_BYTES else b""
-
-
-def _decode(content: bytes) -> tuple[np.ndarray | None, bool]:
-    """Return the middle square of an encoded image as uint8 (48, 48, 1), None where it is none, and if it was cut."""
+    if len(content) > IMAGE_BYTES:
+        return None, False
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
-    except cv2.error:  # it claims to be larger than OpenCV takes
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # it is empty, or claims to be larger than OpenCV takes
         image = None
     if image is None:
         return None, False
