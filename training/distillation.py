@@ -58,7 +58,7 @@ def soft_labels(classifier, faces: np.ndarray) -> np.ndarray:
     return (probabilities + predict(classifier.all_probabilities, faces[:, :, ::-1])) / 2
 
 
-def mean_weights(paths: tuple | None, arch: str, outputs: tuple) -> list | None:
+def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
     """Return the mean weights of trained models of an architecture, None for no models.
 
     Networks that were fine-tuned from the same one are often as good in the mean of their weights as in the mean of
