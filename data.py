@@ -230,20 +230,11 @@ class _Lines(io.RawIOBase):
         return len(block)
 
 
-class _Errors:
-    """Collects the errors of rows or images, to name the first and count the rest."""
-
-    def __init__(self, source):
-        self.source, self.first, self.count = source, "", 0
-
-    def add(self, where: str, what: str) -> None:
-        self.first = self.first or f"{where}: {what}"
-        self.count += 1
-
-    def raise_if_any(self) -> None:
-        if self.count:
-            rest = f" {self.count} errors in all." if self.count > 1 else ""
-            raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or correct it.")
+def _raise_if_any(errors: list[str], source) -> None:
+    """Raise `DataError` that names the first error of rows or images and counts them."""
+    if errors:
+        rest = f" {len(errors)} errors in all." if len(errors) > 1 else ""
+        raise DataError(f"{source}, {errors[0]}.{rest} Download the data set again or correct it.")
 
 
 def _counted(faces):
@@ -258,7 +249,7 @@ def _counted(faces):
 
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
-    errors, faces, labels, usages = _Errors(file), [], [], []
+    errors, faces, labels, usages = [], [], [], []
     row = 1  # as an editor counts, the header being row 1
     try:
         with _open(file) as stream, warnings.catch_warnings():
@@ -277,7 +268,7 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
                     continue
                 face, label, error = _parse_row(emotion, pixels, usage)
                 if error:
-                    errors.add(f"row {row}", error)
+                    errors.append(f"row {row}: {error}")
                 else:
                     faces.append(face)
                     labels.append(label)
@@ -288,7 +279,7 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
         ) from error
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
-    errors.raise_if_any()
+    _raise_if_any(errors, file)
     return _split(faces, labels, usages), []
 
 
@@ -318,18 +309,18 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
-    errors, faces, labels, usages, notes, cut = _Errors(root), [], [], [], [], 0
+    errors, faces, labels, usages, notes, cut = [], [], [], [], [], 0
     for usage, label, file in _counted(_image_files(root, notes)):
         face, is_cut = _read_image(file)
         if face is None:
-            errors.add(f"image {file.parent.parent.name}/{file.parent.name}/{file.name}", "cannot be decoded")
+            errors.append(f"image {file.parent.parent.name}/{file.parent.name}/{file.name}: cannot be decoded")
             continue
         faces.append(face)
         labels.append(label)
         cut += is_cut
         # Image releases mix both official halves in test/; the file names still tell them apart.
         usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
-    errors.raise_if_any()
+    _raise_if_any(errors, root)
     if cut:
         notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
     return _split(faces, labels, usages), notes
