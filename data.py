@@ -294,9 +294,9 @@ def _rows(chunks):
 def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None, int, str]:
     """Return the face uint8 (48, 48, 1), its label, and "", or what is wrong with the row."""
     if usage not in SPLITS:
-        return None, 0, f"Usage is {usage!r}, not one of {', '.join(SPLITS)}"
+        return None, 0, f"Usage is {usage[:20]!r}, not one of {', '.join(SPLITS)}"
     if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
-        return None, 0, f"emotion is {emotion!r}, not a whole number from 0 to 6"
+        return None, 0, f"emotion is {emotion[:20]!r}, not a whole number from 0 to 6"
     try:
         face = np.fromstring(pixels, dtype=np.int64, sep=" ")  # parsed wide: as uint8, 300 would become 44
     except (DeprecationWarning, ValueError):
