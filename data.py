@@ -127,9 +127,9 @@ def load_fer2013(path, votes=None) -> Dataset:
         raise DataError(f"There is no data at {path}. Give the FER-2013 file or folder with --data PATH.")
     try:
         root = _open_zip(path) if path.suffix.lower() == ".zip" and path.is_file() else path
-        found, kind = _find(root)
-        splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
-        notes += _add_votes(splits, found, kind, votes)
+        found = _find(root)
+        splits, notes = (_read_csv if found.is_file() else _read_folders)(found)
+        notes += _add_votes(splits, found, votes)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
@@ -153,8 +153,8 @@ def _open_zip(path: Path) -> zipfile.Path:
     return zipfile.Path(archive)
 
 
-def _find(root) -> tuple:
-    """Return (the CSV file, "csv") or (the folder above the splits, "folders"), looking one level down as well."""
+def _find(root):
+    """Return the CSV file, or the folder above the splits, looking one level down as well."""
     if root.is_file():
         if _csv_columns(root) is None:
             if root.name.lower().endswith((".tar.gz", ".tgz", ".tar", ".rar", ".7z")):
@@ -162,15 +162,15 @@ def _find(root) -> tuple:
             raise DataError(
                 f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
             )
-        return root, "csv"
+        return root
     children = _children(root)
     for folder in [root, *(child for child in children if child.is_dir())]:
         tables = [(child, _csv_columns(child)) for child in _children(folder) if child.is_file()]
         tables = [(child, columns) for child, columns in tables if columns is not None]
         if tables:  # a table that names its splits is preferred to train.csv beside it
-            return max(tables, key=lambda table: "usage" in table[1])[0], "csv"
+            return max(tables, key=lambda table: "usage" in table[1])[0]
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
-            return folder, "folders"
+            return folder
     for child in children:
         if child.name.lower().endswith(".zip") and isinstance(child, Path) and child.is_file():
             return _find(_open_zip(child))
@@ -379,16 +379,16 @@ def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
 # --- FER+ -------------------------------------------------------------------------------------------------------
 
 
-def _add_votes(splits: dict[str, Split], found, kind: str, path) -> list[str]:
+def _add_votes(splits: dict[str, Split], found, path) -> list[str]:
     """Give every split its votes from FER+'s file, if there is one; return notes.
 
     Row i of the file belongs to row i of fer2013.csv, so the votes of a split follow its faces in order.
     """
-    beside = found.parent if kind == "csv" else found
+    beside = found.parent if found.is_file() else found
     file = Path(path) if path else next((child for child in _children(beside) if child.name == VOTES_FILE), None)
     if file is None:
         return []
-    if kind != "csv":
+    if beside is found:
         why = f"{file} belongs to the rows of fer2013.csv, and image folders have no row order"
         if path:
             raise DataError(f"{why}. Download the CSV of FER-2013 and give it with --data.")
