@@ -3,10 +3,7 @@
 import argparse
 import contextlib
 import difflib
-import math
 import sys
-
-BELOW_1 = math.nextafter(1, 0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,8 +33,8 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
     def parse(text: str):
         if not low <= (value := kind(text)) <= high:
-            limits = {sys.float_info.max: f"{low} or more", BELOW_1: f"{low} or more and below 1"}
-            raise argparse.ArgumentTypeError(f"{text} is not {limits.get(high, f'from {low} to {high}')}")
+            limits = f"{low} or more" if high == sys.float_info.max else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse's word for it in its error message

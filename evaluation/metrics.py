@@ -193,7 +193,7 @@ def score_table(card: dict) -> str:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Return one row per equal bin of confidence: `low`, `high`, `n`, mean `confidence`, `accuracy`.
+    """Return one row per equal bin of confidence: `low`, `n`, mean `confidence`, `accuracy`.
 
     The last two are NaN in an empty bin.
     """
@@ -203,7 +203,6 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         return pd.DataFrame({
             "low": np.arange(BINS) / BINS,
-            "high": (np.arange(BINS) + 1) / BINS,
             "n": n,
             "confidence": np.bincount(rows, confidence, BINS) / n,
             "accuracy": np.bincount(rows, correct, BINS) / n,
