@@ -463,7 +463,10 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
         if lite:  # an export writes the int8 twin beside it
             words += f" --export {path.with_name(path.name.replace('.int8.tflite', '.tflite'))}"
         raise ModelError(f"There is no model at {path}. Make one with: {words}")
-    description = describing(path)
+    description = read_description(description_path(path))
+    if description.get("sha256", "") not in ("", sha256_of(path)):  # after a kill between the two, or a copy of one
+        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
+        description = {}
     classifier = _load_lite(path, description) if lite else _load_keras(path, description)
     if labels and labels not in classifier.outputs:
         raise ModelError(
@@ -636,18 +639,6 @@ def first_line(error: Exception) -> str:
 def description_path(path: Path) -> Path:
     """Return a model's description: best_model.json, but best_model.tflite.json, for both may lie in one folder."""
     return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
-
-
-def describing(path: Path) -> dict:
-    """Return the description of a model's file; {}, with a warning on stderr, where it names another file's hash.
-
-    Such a pair is left by a kill between the two, or by a copy of one of them.
-    """
-    description = read_description(description_path(path))
-    if description.get("sha256", "") not in ("", sha256_of(path)):
-        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
-        return {}
-    return description
 
 
 def sha256_of(path: Path) -> str:

@@ -57,7 +57,9 @@ def draw_faces(image: np.ndarray, faces, bars: bool = False) -> None:
         thickness, corners = max(round(3 * scale), 2), np.round(_corners(face)).astype(np.int32)
         cv2.polylines(image, [corners], True, BLACK, thickness + 2)
         cv2.polylines(image, [corners], True, color, thickness)
-        draw_text(image, text, area[:2], scale, _ink(color), color)
+        blue, green, red = color
+        ink = BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 100 else WHITE  # on a light color, on a dark one
+        draw_text(image, text, area[:2], scale, ink, color)
 
 
 def draw_status(image: np.ndarray, text: str) -> None:
@@ -201,12 +203,6 @@ def _text_size(text: str, scale: float) -> tuple[int, int, int]:
     (width, height), baseline = cv2.getTextSize(text, FONT, scale, max(round(2 * scale), 1))
     height = height + baseline
     return width + height // 2, round(1.25 * height), round(baseline + 0.125 * height)
-
-
-def _ink(color) -> tuple[int, int, int]:
-    """Return black for a light color, white for a dark one."""
-    blue, green, red = color
-    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 100 else WHITE
 
 
 def _wrap(text: str, scale: float, width: int) -> list[str]:

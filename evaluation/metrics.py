@@ -75,13 +75,15 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict:
 
     A class without faces has no recall (None) and is left out of the macro F1; one never predicted has precision 0.
     """
-    predicted = probabilities.argmax(axis=1)
+    n, predicted = len(labels), probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted)
+    # The bootstrap: resampling n faces with replacement is drawing the cells of the matrix from a multinomial.
+    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=1000)
     return {
-        "n": len(labels),
+        "n": n,
         **share("accuracy", predicted == labels),
         "macro_f1": float(macro_f1(matrix)),
-        "macro_f1_interval_95": macro_f1_interval(matrix),
+        "macro_f1_interval_95": np.quantile(macro_f1(drawn.reshape(-1, *matrix.shape)), [0.025, 0.975]).tolist(),
         **log_loss("log_loss", np.eye(len(EMOTIONS))[labels], probabilities),
         "ece": expected_calibration_error(labels, probabilities),
         "per_class": per_class_scores(matrix),
@@ -131,16 +133,6 @@ def macro_f1(matrices: np.ndarray) -> np.ndarray:
     support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
     f1 = 2 * np.diagonal(matrices, axis1=-2, axis2=-1) / np.maximum(support + predicted, 1)
     return f1.sum(axis=-1, where=support > 0) / (support > 0).sum(axis=-1)
-
-
-def macro_f1_interval(matrix: np.ndarray) -> list[float]:
-    """Return the 95 % bootstrap interval of the macro F1 (percentiles).
-
-    Resampling n faces with replacement is the same as drawing the cells of the matrix from a multinomial.
-    """
-    n = matrix.sum()
-    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=1000)
-    return np.quantile(macro_f1(drawn.reshape(-1, *matrix.shape)), [0.025, 0.975]).tolist()
 
 
 def wilson_interval(correct: int, n: int) -> list[float] | None:
