@@ -45,7 +45,7 @@ def explain_import_error(error: ImportError, requirements: str = "requirements.t
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0] or repr(error)
     return f"{reason}. A package is installed but does not load; see Troubleshooting in README.md."
 
 
