@@ -12,7 +12,6 @@ import hashlib
 import io
 import itertools
 import sys
-import time
 import warnings
 import zipfile
 import zlib
@@ -128,9 +127,9 @@ def load_fer2013(path, votes=None) -> Dataset:
         raise DataError(f"There is no data at {path}. Give the FER-2013 file or folder with --data PATH.")
     try:
         root = _open_zip(path) if path.suffix.lower() == ".zip" and path.is_file() else path
-        found, kind = _find(root)
-        splits, notes = _read_csv(found) if kind == "csv" else _read_folders(found)
-        notes += _add_votes(splits, found, kind, votes)
+        found = _find(root)
+        splits, notes = (_read_csv if found.is_file() else _read_folders)(found)
+        notes += _add_votes(splits, found, votes)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
@@ -154,8 +153,8 @@ def _open_zip(path: Path) -> zipfile.Path:
     return zipfile.Path(archive)
 
 
-def _find(root) -> tuple:
-    """Return (the CSV file, "csv") or (the folder above the splits, "folders"), looking one level down as well."""
+def _find(root):
+    """Return the CSV file, or the folder above the splits, looking one level down as well."""
     if root.is_file():
         if _csv_columns(root) is None:
             if root.name.lower().endswith((".tar.gz", ".tgz", ".tar", ".rar", ".7z")):
@@ -163,15 +162,15 @@ def _find(root) -> tuple:
             raise DataError(
                 f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
             )
-        return root, "csv"
+        return root
     children = _children(root)
     for folder in [root, *(child for child in children if child.is_dir())]:
         tables = [(child, _csv_columns(child)) for child in _children(folder) if child.is_file()]
         tables = [(child, columns) for child, columns in tables if columns is not None]
         if tables:  # a table that names its splits is preferred to train.csv beside it
-            return max(tables, key=lambda table: "usage" in table[1])[0], "csv"
+            return max(tables, key=lambda table: "usage" in table[1])[0]
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
-            return folder, "folders"
+            return folder
     for child in children:
         if child.name.lower().endswith(".zip") and isinstance(child, Path) and child.is_file():
             return _find(_open_zip(child))
@@ -231,42 +230,26 @@ class _Lines(io.RawIOBase):
         return len(block)
 
 
-class _Errors:
-    """Collects the errors of rows or images, to name the first and count the rest."""
-
-    def __init__(self, source):
-        self.source, self.first, self.count = source, "", 0
-
-    def add(self, where: str, what: str) -> None:
-        self.first = self.first or f"{where}: {what}"
-        self.count += 1
-
-    def raise_if_any(self) -> None:
-        if self.count:
-            rest = f" {self.count} errors in all." if self.count > 1 else ""
-            raise DataError(f"{self.source}, {self.first}.{rest} Download the data set again or correct it.")
+def _raise_if_any(errors: list[str], source) -> None:
+    """Raise `DataError` that names the first error of rows or images and counts them."""
+    if errors:
+        rest = f" {len(errors)} errors in all." if len(errors) > 1 else ""
+        raise DataError(f"{source}, {errors[0]}.{rest} Download the data set again or correct it.")
 
 
-class _Progress:
-    """A line on stderr that counts faces, shown only if reading takes longer than a second."""
-
-    def __init__(self):
-        self.start = self.shown = time.monotonic()
-
-    def show(self, count: int) -> None:
-        now = time.monotonic()
-        if now - self.start > 1 and now - self.shown > 0.2:
-            self.shown = now
+def _counted(faces):
+    """Yield faces and count them on stderr: reading FER-2013 takes some seconds."""
+    count = 0
+    for count, face in enumerate(faces, 1):
+        if count % 2000 == 0:
             print(f"\rReading faces: {count:,}", end="", file=sys.stderr, flush=True)
-
-    def close(self, count: int) -> None:
-        if self.shown > self.start:
-            print(f"\rReading faces: {count:,}", file=sys.stderr)
+        yield face
+    if count >= 2000:
+        print(f"\rReading faces: {count:,}", file=sys.stderr)
 
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
-    errors, progress = _Errors(file), _Progress()
-    faces, labels, usages = [], [], []
+    errors, faces, labels, usages = [], [], [], []
     row = 1  # as an editor counts, the header being row 1
     try:
         with _open(file) as stream, warnings.catch_warnings():
@@ -274,43 +257,46 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
             # All as text: pandas would turn damaged numbers into floats or NaN silently. And no index: if rows end in a
             # comma, it would take the first column for one and shift the others.
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            for chunk in pd.read_csv(
+            chunks = pd.read_csv(
                 stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
                 encoding="utf-8-sig", skip_blank_lines=False,
-            ):  # fmt: skip
-                chunk.columns = [name.strip().lower() for name in chunk.columns]
-                usage = chunk["usage"] if "usage" in chunk else itertools.repeat(TRAINING)
+            )  # fmt: skip
+            for row, (emotion, pixels, usage) in enumerate(_counted(_rows(chunks)), 2):
                 if row > MAX_FACES:
                     raise DataError(f"{file} has more than {MAX_FACES:,} rows, where FER-2013 has 35,887.")
-                for emotion, pixels, name in zip(chunk["emotion"], chunk["pixels"], usage, strict=False):
-                    row += 1
-                    if not (emotion or pixels or name):
-                        continue
-                    face, label, error = _parse_row(emotion.strip(), pixels, name.strip())
-                    if error:
-                        errors.add(f"row {row}", error)
-                    else:
-                        faces.append(face)
-                        labels.append(label)
-                        usages.append(name.strip())
-                progress.show(row - 1)
+                if not (emotion or pixels or usage):
+                    continue
+                face, label, error = _parse_row(emotion, pixels, usage)
+                if error:
+                    errors.append(f"row {row}: {error}")
+                else:
+                    faces.append(face)
+                    labels.append(label)
+                    usages.append(usage)
     except pd.errors.ParserError as error:  # names the row itself
         raise DataError(
             f"{file}: {' '.join(str(error).split())}. Download the data set again or correct it."
         ) from error
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
-    progress.close(row - 1)
-    errors.raise_if_any()
+    _raise_if_any(errors, file)
     return _split(faces, labels, usages), []
+
+
+def _rows(chunks):
+    """Yield emotion, pixels and usage, as text, of every row of a table that comes in parts."""
+    for chunk in chunks:
+        chunk.columns = [name.strip().lower() for name in chunk.columns]
+        usage = chunk["usage"].str.strip() if "usage" in chunk else itertools.repeat(TRAINING)
+        yield from zip(chunk["emotion"].str.strip(), chunk["pixels"], usage, strict=False)
 
 
 def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None, int, str]:
     """Return the face uint8 (48, 48, 1), its label, and "", or what is wrong with the row."""
     if usage not in SPLITS:
-        return None, 0, f"Usage is {usage!r}, not one of {', '.join(SPLITS)}"
+        return None, 0, f"Usage is {usage[:20]!r}, not one of {', '.join(SPLITS)}"
     if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
-        return None, 0, f"emotion is {emotion!r}, not a whole number from 0 to 6"
+        return None, 0, f"emotion is {emotion[:20]!r}, not a whole number from 0 to 6"
     try:
         face = np.fromstring(pixels, dtype=np.int64, sep=" ")  # parsed wide: as uint8, 300 would become 44
     except (DeprecationWarning, ValueError):
@@ -323,8 +309,25 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
-    errors, progress = _Errors(root), _Progress()
-    faces, labels, usages, notes, cut = [], [], [], [], 0
+    errors, faces, labels, usages, notes, cut = [], [], [], [], [], 0
+    for usage, label, file in _counted(_image_files(root, notes)):
+        face, is_cut = _read_image(file)
+        if face is None:
+            errors.append(f"image {file.parent.parent.name}/{file.parent.name}/{file.name}: cannot be decoded")
+            continue
+        faces.append(face)
+        labels.append(label)
+        cut += is_cut
+        # Image releases mix both official halves in test/; the file names still tell them apart.
+        usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
+    _raise_if_any(errors, root)
+    if cut:
+        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
+    return _split(faces, labels, usages), notes
+
+
+def _image_files(root, notes: list[str]):
+    """Yield the split by its folder's name, the label and the file of every image; note what is left out."""
     folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
     for name, split_folder in folders:
@@ -341,39 +344,21 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
                     f"({', '.join(EMOTIONS)}). Rename or remove it."
                 )
             for file in _children(folder):
-                if not file.name.lower().endswith(IMAGE_SUFFIXES):
-                    continue
-                face, is_cut = _decode(_read_image(file))
-                if face is None:
-                    errors.add(f"image {split_folder.name}/{folder.name}/{file.name}", "cannot be decoded")
-                    continue
-                faces.append(face)
-                labels.append(label)
-                cut += is_cut
-                # Image releases mix both official halves in test/; the file names still tell them apart.
-                usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
-                progress.show(len(faces))
-    progress.close(len(faces))
-    errors.raise_if_any()
-    if cut:
-        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
-    return _split(faces, labels, usages), notes
+                if file.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield usage, label, file
 
 
-def _read_image(file) -> bytes:
-    """Return the content of an image file, b"" where it is a pipe, a device or larger than an image of a face."""
-    if not file.is_file():
-        return b""
+def _read_image(file) -> tuple[np.ndarray | None, bool]:
+    """Return the middle square of an image file as uint8 (48, 48, 1), None where it is none, and if it was cut."""
+    if not file.is_file():  # a pipe would be waited for, and a device has no end
+        return None, False
     with file.open("rb") as stream:
         content = stream.read(IMAGE_BYTES + 1)
-    return content if len(content) <= IMAGE_BYTES else b""
-
-
-def _decode(content: bytes) -> tuple[np.ndarray | None, bool]:
-    """Return the middle square of an encoded image as uint8 (48, 48, 1), None where it is none, and if it was cut."""
+    if len(content) > IMAGE_BYTES:
+        return None, False
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
-    except cv2.error:  # it claims to be larger than OpenCV takes
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # it is empty, or claims to be larger than OpenCV takes
         image = None
     if image is None:
         return None, False
@@ -394,16 +379,16 @@ def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
 # --- FER+ -------------------------------------------------------------------------------------------------------
 
 
-def _add_votes(splits: dict[str, Split], found, kind: str, path) -> list[str]:
+def _add_votes(splits: dict[str, Split], found, path) -> list[str]:
     """Give every split its votes from FER+'s file, if there is one; return notes.
 
     Row i of the file belongs to row i of fer2013.csv, so the votes of a split follow its faces in order.
     """
-    beside = found.parent if kind == "csv" else found
+    beside = found.parent if found.is_file() else found
     file = Path(path) if path else next((child for child in _children(beside) if child.name == VOTES_FILE), None)
     if file is None:
         return []
-    if kind != "csv":
+    if beside is found:
         why = f"{file} belongs to the rows of fer2013.csv, and image folders have no row order"
         if path:
             raise DataError(f"{why}. Download the CSV of FER-2013 and give it with --data.")
@@ -479,8 +464,7 @@ def _checked(dataset: Dataset) -> Dataset:
     if TRAINING not in dataset.splits:
         raise DataError(f"{dataset.source} has no training faces. Use the whole data set.")
     training = dataset[TRAINING]
-    pixels = training.faces.reshape(len(training), -1)
-    constant = pixels.min(axis=1) == pixels.max(axis=1)
+    constant = is_constant(training.faces)
     if constant.any():
         dataset.splits[TRAINING] = training = training[~constant]
         dataset.notes.append(f"{constant.sum()} constant images were left out of Training.")
@@ -499,6 +483,11 @@ def _checked(dataset: Dataset) -> Dataset:
         )
     dataset.notes += _copies(dataset)
     return dataset
+
+
+def is_constant(faces: np.ndarray) -> np.ndarray:
+    """Return which faces (n,) have a single gray value."""
+    return np.ptp(faces, axis=(1, 2, 3)) == 0
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -6,7 +6,6 @@ two outputs: "fer2013" predicts the label in FER-2013, "ferplus" what ten people
 """
 
 import contextlib
-import copy
 import functools
 import hashlib
 import json
@@ -356,7 +355,7 @@ def import_keras():
             ) from error
         except Exception as error:  # a broken package can raise any kind
             raise ModelError(
-                f"Keras cannot be used ({_first_line(error)}). Set the environment variable KERAS_BACKEND to "
+                f"Keras cannot be used ({first_line(error)}). Set the environment variable KERAS_BACKEND to "
                 f"tensorflow, jax or torch, look at ~/.keras/keras.json, or run {sys.executable} -m pip install "
                 "--force-reinstall -r requirements.txt"
             ) from error
@@ -420,17 +419,6 @@ class Classifier:
         with self._lock:
             return checked_probabilities(self._predict(faces))
 
-    def predicting(self, labels: str) -> "Classifier":
-        """Return this network with another of its outputs as `probabilities`. Raises `ModelError` if it lacks it."""
-        if labels not in self.outputs:
-            raise ModelError(
-                f"The network has no output {labels}, only {', '.join(self.outputs)}. Choose one of these, or train a "
-                "network with FER+'s votes."
-            )
-        other = copy.copy(self)
-        other.labels = labels
-        return other
-
 
 def checked_probabilities(outputs: np.ndarray) -> np.ndarray:
     """Return a network's outputs (n, outputs, 7) with rows that sum to 1. Raises `ModelError` for others and NaN."""
@@ -475,9 +463,18 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
         if lite:  # an export writes the int8 twin beside it
             words += f" --export {path.with_name(path.name.replace('.int8.tflite', '.tflite'))}"
         raise ModelError(f"There is no model at {path}. Make one with: {words}")
-    description = describing(path)
+    description = read_description(description_path(path))
+    if description.get("sha256", "") not in ("", sha256_of(path)):  # after a kill between the two, or a copy of one
+        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
+        description = {}
     classifier = _load_lite(path, description) if lite else _load_keras(path, description)
-    return classifier.predicting(labels) if labels else classifier
+    if labels and labels not in classifier.outputs:
+        raise ModelError(
+            f"The network has no output {labels}, only {', '.join(classifier.outputs)}. Choose one of these, or train "
+            "a network with FER+'s votes."
+        )
+    classifier.labels = labels or classifier.labels
+    return classifier
 
 
 def _load_keras(path: Path, description: dict) -> Classifier:
@@ -489,7 +486,7 @@ def _load_keras(path: Path, description: dict) -> Classifier:
         names = tuple(getattr(model, "output_names", ()))
     except Exception as error:  # Keras raises many kinds for a damaged or unsafe file
         raise ModelError(
-            f"{path} cannot be loaded ({_first_line(error)}). Train a new one with: python train.py"
+            f"{path} cannot be loaded ({first_line(error)}). Train a new one with: python train.py"
         ) from error
     expected = (None, IMAGE_SIZE, IMAGE_SIZE, 1), (None, len(EMOTIONS))
     if found != expected and not (found == (expected[0], [expected[1]] * 2) and names == OUTPUTS):
@@ -502,7 +499,7 @@ def _load_keras(path: Path, description: dict) -> Classifier:
             raise ModelError("Its weights are no numbers, or infinite.")
         checked_probabilities(_predict_once(model, np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)))
     except Exception as error:  # a layer may fail in many ways
-        reason = _first_line(error).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used: {reason}. Train a new one with: python train.py") from error
     return keras_classifier(model, description)
 
@@ -569,7 +566,7 @@ def _load_lite(path: Path, description: dict) -> Classifier:
         classifier = Classifier(*lite_predict(path.read_bytes()), description)
         classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
     except (OSError, RuntimeError, ModelError) as error:  # RuntimeError: an operation failed
-        reason = _first_line(error).rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
     return classifier
 
@@ -588,7 +585,7 @@ def lite_predict(content: bytes) -> tuple:
             interpreter = interpreter_class(model_content=content)
             interpreter.allocate_tensors()
         except Exception as error:  # several kinds for a damaged file
-            raise ModelError(f"it is damaged or of another kind: {_first_line(error)}") from error
+            raise ModelError(f"it is damaged or of another kind: {first_line(error)}") from error
     inputs, outputs = interpreter.get_input_details(), _lite_outputs(interpreter)
     found = [(np.dtype(tensor["dtype"]).name, *map(int, tensor["shape"])) for tensor in (*inputs, *outputs.values())]
     expected = [("uint8", 1, IMAGE_SIZE, IMAGE_SIZE, 1), ("float32", 1, len(EMOTIONS))]
@@ -631,7 +628,8 @@ def _import_interpreter():
     return Interpreter
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, to quote in a sentence."""
     return (str(error).strip() or repr(error)).split("\n")[0]
 
 
@@ -641,18 +639,6 @@ def _first_line(error: Exception) -> str:
 def description_path(path: Path) -> Path:
     """Return a model's description: best_model.json, but best_model.tflite.json, for both may lie in one folder."""
     return path.with_name(f"{path.name}.json") if path.suffix == ".tflite" else path.with_suffix(".json")
-
-
-def describing(path: Path) -> dict:
-    """Return the description of a model's file; {}, with a warning on stderr, where it names another file's hash.
-
-    Such a pair is left by a kill between the two, or by a copy of one of them.
-    """
-    description = read_description(description_path(path))
-    if description.get("sha256", "") not in ("", sha256_of(path)):
-        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
-        return {}
-    return description
 
 
 def sha256_of(path: Path) -> str:
@@ -734,7 +720,7 @@ def _refuse_unsafe(path: Path) -> None:
             with archive.open("config.json") as config:
                 parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
     except Exception as error:  # zipfile raises many kinds for a damaged or encrypted archive
-        raise ModelError(f"{path} is damaged ({_first_line(error)}). Train a new one with: python train.py") from error
+        raise ModelError(f"{path} is damaged ({first_line(error)}). Train a new one with: python train.py") from error
     for part in parts:
         module = part.get("module")
         custom = module is not None and not (module == "builtins" or str(module).split(".")[0] == "keras")

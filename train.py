@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 
-from common.cli import explain_import_error, first_line, prepare_streams
+from common.cli import explain_import_error, prepare_streams
 from training import signals
 from training.options import parse_args
 
@@ -84,8 +84,8 @@ def explain(error: Exception) -> str:
     """Return a sentence about what stopped a training; a full disk has several errors, and libraries wrap them."""
     full = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
     if isinstance(error, OSError) and (error.errno in full or "errno = 28" in str(error)):
-        place = f"The disk with {error.filename or 'the folder of the training'}"
-        return f"{place} is full, or your share of it ({first_line(error)}). Free some space, then go on."
+        place, reason = error.filename or "the folder of the training", str(error).partition("\n")[0]
+        return f"The disk with {place} is full, or your share of it ({reason}). Free some space, then go on."
     return str(error)
 
 

@@ -71,11 +71,28 @@ def train_with(optimizer, training, validation, args):
     return pd.DataFrame(rows)
 
 
+def draw_optimizers(curves: dict, title: str, path: Path) -> None:
+    """Draw validation accuracy and training loss against epochs, one line per optimizer's history."""
+    from evaluation.figures import BLUE, GREEN, ORANGE, new_figure
+
+    figure, axes = new_figure(3.3, 1, 2)
+    for (name, history), color, marker in zip(curves.items(), (BLUE, ORANGE, GREEN), "osD", strict=False):
+        for axis, column in zip(axes, ("val_accuracy", "loss"), strict=True):
+            axis.plot(history["epoch"] + 1, history[column], color=color, marker=marker, markersize=4, label=name)
+    for axis, ylabel in zip(axes, ("validation accuracy", "training loss (nats)"), strict=True):
+        axis.set(xlabel="epoch", ylabel=ylabel)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(True)
+    axes[0].legend()
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+
+
 def main(argv=None) -> int:
     args = parse_args(argv)
 
     from data import PUBLIC_TEST, TRAINING, DataError, load_fer2013, stratified
-    from evaluation.figures import draw_optimizers
+    from evaluation.figures import styled
     from model import import_keras
 
     keras = import_keras()
@@ -95,7 +112,7 @@ def main(argv=None) -> int:
         histories[name] = train_with(optimizer, training, validation, args)
         print(f"{time.perf_counter() - start:.0f} s")
     title = f"{len(training):,} training faces, {len(validation):,} of PublicTest, the same start, one run each"
-    draw_optimizers(histories, title, args.output)
+    styled(draw_optimizers)(histories, title, args.output)
 
     print(
         f"\n{title}\n\n| optimizer | validation accuracy | validation loss | training loss |\n| --- | --- | --- | --- |"

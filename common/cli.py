@@ -3,10 +3,7 @@
 import argparse
 import contextlib
 import difflib
-import math
 import sys
-
-BELOW_1 = math.nextafter(1, 0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,24 +33,20 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
     def parse(text: str):
         if not low <= (value := kind(text)) <= high:
-            limits = {sys.float_info.max: f"{low} or more", BELOW_1: f"{low} or more and below 1"}
-            raise argparse.ArgumentTypeError(f"{text} is not {limits.get(high, f'from {low} to {high}')}")
+            limits = f"{low} or more" if high == sys.float_info.max else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse's word for it in its error message
     return parse
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, to quote in a sentence."""
-    return (str(error).strip() or repr(error)).split("\n")[0]
-
-
 def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"
-    return f"{first_line(error)}. A package is installed but does not load; see Troubleshooting in README.md."
+    reason = str(error).partition("\n")[0] or repr(error)
+    return f"{reason}. A package is installed but does not load; see Troubleshooting in README.md."
 
 
 def prepare_streams() -> None:

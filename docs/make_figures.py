@@ -3,12 +3,13 @@
     python docs/make_figures.py [--run runs/TIME]
 
 With --run, the folder of a training or an evaluation, also copy its figures without faces: curves, confusion matrices,
-reliability, coverage, end to end. No figure shows a single face of FER-2013.
+reliability, end to end. No figure shows a single face of FER-2013.
 """
 
 import argparse
 import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +21,15 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
+from data import Augmentation, augment  # noqa: E402
 from emotions import EmotionDetector  # noqa: E402
-from evaluation import figures  # noqa: E402
+from evaluation import figures, robustness  # noqa: E402
 from evaluation.grad_cam import grad_cam  # noqa: E402
-from evaluation.report import draw_conditions  # noqa: E402
 from live.sources import Demo  # noqa: E402
 from live.view import View  # noqa: E402
 from model import BEST_MODEL, EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError, count_multiply_adds, load_classifier  # noqa: E402
 
-FROM_RUN = ("curves", "ten_people", "confusion_matrix", "reliability", "coverage", "end_to_end")
+FROM_RUN = ("curves", "ten_people", "confusion_matrix", "reliability", "end_to_end")
 SHOWN = EMOTIONS.index("surprise")  # the average face in the figures of one: its mouth is wide open
 
 
@@ -54,7 +55,7 @@ def main(argv=None) -> int:
     shown = faces[SHOWN : SHOWN + 1]
     draw_emotions(large, classifier.probabilities(faces), args.output / "emotions.png")
     draw_overlay(classifier, args.output)
-    figures.draw_augmentation(shown, args.output / "augmentation.png")
+    draw_augmentation(shown, args.output / "augmentation.png")
     draw_network(classifier.model, args.output / "network.png")
     draw_activations(classifier.model, shown, args.output / "activations.png")
     maps = grad_cam(classifier.model, faces, range(len(EMOTIONS)), classifier.labels)
@@ -97,6 +98,43 @@ def draw_overlay(classifier, folder: Path) -> None:
             view.redraw()
             cv2.imwrite(str(folder / "window.png"), view.rendered(f"{demo.fps:.0f} fps", ""))
     cv2.imwrite(str(folder / "overlay.png"), np.hstack(tiles))
+
+
+def draw_augmentation(face: np.ndarray, path: Path) -> None:
+    """Draw a face (1, 48, 48, 1) under a strong draw of each augmentation, then under all of them at random."""
+    full = Augmentation()
+    off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
+    names = {
+        "rotation_degrees": f"rotation (±{full.rotation_degrees:.0f}°)",
+        "zoom": f"zoom (±{full.zoom:.0%})",
+        "shift": f"shift (±{full.shift:.0%})",
+        "flip": "flip",
+        "brightness": f"brightness (±{full.brightness:.0%})",
+        "contrast": f"contrast (±{full.contrast:.0%})",
+        "erase": "random erasing",
+    }
+    if np.array_equal(face, face[:, :, ::-1]):
+        del names["flip"]  # it changes nothing
+
+    def draws(settings: Augmentation, count: int) -> np.ndarray:
+        return augment(np.repeat(face, count, axis=0), np.random.default_rng(0), settings)
+
+    faces, captions = [face[0]], ["original"]
+    for name, caption in names.items():
+        variants = draws(Augmentation(**off | {name: getattr(full, name)}), 40)
+        changes = np.abs(variants - face).mean(axis=(1, 2, 3))
+        faces.append(variants[np.argmax(changes)])  # a strong draw; most are weak
+        captions.append(caption)
+    rest = -len(faces) % 5 + 5
+    faces.extend(draws(full, rest))
+    captions.extend(f"all, draw {number + 1}" for number in range(rest))
+    figures.draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all of them", path, 5)
+
+
+def draw_conditions(face: np.ndarray, path: Path) -> None:
+    """Draw the frame of a face (1, 48, 48, 1) under each condition of the end-to-end evaluation."""
+    frames = [robustness.make_frames(face, name)[0] for name in robustness.CONDITIONS]
+    figures.draw_faces(frames, list(robustness.CONDITIONS), "End to end: the conditions, on one face", path, 5)
 
 
 # --- the network ------------------------------------------------------------------------------------------------

@@ -110,8 +110,7 @@ class Face:
     def identity_cost(self, place: Found, appearance: np.ndarray, now: float) -> float:
         """Return the cost of a place that may be another face.
 
-        It rises with the distance from its course before it met the other, which counts for less and less, and with the
-        differences from its size then and from its appearance.
+        It rises with the distance from its course before it met the other, and with its change in size and appearance.
         """
         seen, seconds = self.alone
         elapsed = now - seconds

@@ -3,8 +3,6 @@
 Every function draws on the BGR uint8 image it is given, which must be contiguous (`.copy()` of a view is).
 """
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 
@@ -48,16 +46,20 @@ def draw_faces(image: np.ndarray, faces, bars: bool = False) -> None:
 
     Bars never cover a face, a label or other bars; where there is no room for them, they are left out.
     """
-    labels = [_Label(image.shape, face, numbered=len(faces) > 1) for face in faces]
-    taken = [label.area for label in labels] + [_area(image.shape, face) for face in faces]
+    labels = [_label(image.shape, face, numbered=len(faces) > 1) for face in faces]
+    taken = [area for _, area in labels] + [_area(image.shape, face) for face in faces]
     for face in faces if bars else []:
-        panel = _place_panel(image.shape, face, taken)
-        if panel:
-            _draw_bars(image, panel, face.probabilities)
-            taken.append(panel.area)
-    for face, label in zip(faces, labels, strict=True):
-        _draw_box(image, face, label.scale)
-        draw_text(image, label.text, label.area[:2], label.scale, _ink(COLORS[face.label]), COLORS[face.label])
+        if panel := _place_panel(image.shape, face, taken):
+            _draw_bars(image, *panel, face.probabilities)
+            taken.append(panel[0])
+    for face, (text, area) in zip(faces, labels, strict=True):
+        scale, color = _face_scale(image.shape, face.box[2]), COLORS[face.label]
+        thickness, corners = max(round(3 * scale), 2), np.round(_corners(face)).astype(np.int32)
+        cv2.polylines(image, [corners], True, BLACK, thickness + 2)
+        cv2.polylines(image, [corners], True, color, thickness)
+        blue, green, red = color
+        ink = BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 100 else WHITE  # on a light color, on a dark one
+        draw_text(image, text, area[:2], scale, ink, color)
 
 
 def draw_status(image: np.ndarray, text: str) -> None:
@@ -122,27 +124,19 @@ def darken(image: np.ndarray, box) -> None:
     part[:] = part // 4
 
 
-class _Label:
-    """What is written above a face's box, or at its top if the frame ends there."""
-
-    def __init__(self, shape, face, numbered: bool):
-        self.scale = _face_scale(shape, face.box[2])
-        probability = "" if face.label == UNCERTAIN else f" {face.probabilities[EMOTIONS.index(face.label)]:.0%}"
-        self.text = f"{face.id}: " * numbered + face.label + probability
-        width, height, _ = _text_size(self.text, self.scale)
-        x, top = face.box[0], _corners(face)[:, 1].min()
-        self.area = _inside(shape, (x, top - height, width, height))
+def _label(shape, face, numbered: bool) -> tuple:
+    """Return a face's text and area (x, y, width, height): above the box, or at its top if the frame ends there."""
+    probability = "" if face.label == UNCERTAIN else f" {face.probabilities[EMOTIONS.index(face.label)]:.0%}"
+    text = f"{face.id}: " * numbered + face.label + probability
+    width, height, _ = _text_size(text, _face_scale(shape, face.box[2]))
+    return text, _inside(shape, (face.box[0], _corners(face)[:, 1].min() - height, width, height))
 
 
-class _Panel(NamedTuple):
-    """Where a face's bars are drawn."""
+def _place_panel(shape, face, taken) -> tuple | None:
+    """Return the first free area (x, y, width, height) for a face's bars and their font scale; None if there is none.
 
-    area: tuple[int, int, int, int]  # x, y, width, height
-    scale: float  # of the font
-
-
-def _place_panel(shape, face, taken) -> _Panel | None:
-    """Return the first free place for a face's bars: right, left, below or above it, or else smaller; None if none."""
+    It is right, left, below or above the face, or else smaller.
+    """
     left, top, width, height = _area(shape, face)
     label_height = _text_size("x", _face_scale(shape, face.box[2]))[1]
     for size in PANEL_SIZES:
@@ -155,16 +149,16 @@ def _place_panel(shape, face, taken) -> _Panel | None:
             area = _inside(shape, (*corner, panel_width, panel_height))
             fits = panel_width <= shape[1] and panel_height <= shape[0]
             if fits and not any(intersection(area, other) for other in taken):
-                return _Panel(area, scale)
+                return area, scale
     return None
 
 
-def _draw_bars(image: np.ndarray, panel: _Panel, probabilities) -> None:
+def _draw_bars(image: np.ndarray, area, scale: float, probabilities) -> None:
     """Draw a bar and the percentage of each of the probabilities (7,)."""
-    (left, top, _, _), scale = panel
+    left, top, _, _ = area
     name_width, bar_width, _ = _columns(scale)
     line_height = _text_size("x", scale)[1]
-    darken(image, panel.area)
+    darken(image, area)
     for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
         line = top + i * line_height
         draw_text(image, name, (left, line), scale, WHITE)
@@ -172,14 +166,6 @@ def _draw_bars(image: np.ndarray, panel: _Panel, probabilities) -> None:
         start = left + name_width, line + line_height // 4
         end = start[0] + round((bar_width - 4) * float(probability)), line + 3 * line_height // 4
         cv2.rectangle(image, start, end, COLORS[name], cv2.FILLED)
-
-
-def _draw_box(image: np.ndarray, face, scale: float) -> None:
-    """Draw a face's box, rotated by its tilt."""
-    thickness = max(round(3 * scale), 2)
-    corners = np.round(_corners(face)).astype(np.int32)
-    for color, width in ((BLACK, thickness + 2), (COLORS[face.label], thickness)):
-        cv2.polylines(image, [corners], True, color, width)
 
 
 def _corners(face) -> np.ndarray:
@@ -217,12 +203,6 @@ def _text_size(text: str, scale: float) -> tuple[int, int, int]:
     (width, height), baseline = cv2.getTextSize(text, FONT, scale, max(round(2 * scale), 1))
     height = height + baseline
     return width + height // 2, round(1.25 * height), round(baseline + 0.125 * height)
-
-
-def _ink(color) -> tuple[int, int, int]:
-    """Return black for a light color, white for a dark one."""
-    blue, green, red = color
-    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 100 else WHITE
 
 
 def _wrap(text: str, scale: float, width: int) -> list[str]:

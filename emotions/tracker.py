@@ -1,5 +1,6 @@
 """The same face from frame to frame."""
 
+import itertools
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ class Tracker:
     def __init__(self, cascade):
         self.faces: list[Face] = []  # also those that are not in view
         self._cascade = cascade
-        self._next_id = 1
+        self._ids = itertools.count(1)
         self._shape = None
         self._now = -math.inf
         self._forget()
@@ -111,8 +112,7 @@ class Tracker:
         if same_size and not lost:
             face.supported_seconds = now
             return place
-        hidden = self._is_hidden(face, face.predict(now).box)
-        carried = None if lost or hidden else face.carry(gray, now)
+        carried = None if lost or self._is_hidden(face, face.predict(now).box) else face.carry(gray, now)
         in_doubt = clear or (not lost and now - face.supported_seconds >= CHECK_SECONDS)
         if in_doubt and now - face.checked_seconds >= CHECK_SECONDS / 2:
             face.checked_seconds = now
@@ -153,9 +153,8 @@ class Tracker:
         missing = [face for face in self.faces if not face.in_view]
         for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
             same = next((face for face in in_view if is_same_face(candidate.box, face.found.box)), None)
-            if any(is_same_face(candidate.box, other.box) for other in new) or (
-                same and same.has_size_of(candidate, OTHER_SIZE)
-            ):
+            fits = same and same.has_size_of(candidate, OTHER_SIZE)
+            if fits or any(is_same_face(candidate.box, other.box) for other in new):
                 continue
             place = verify(self._cascade, gray, candidate)
             if same and place and place.evidence > same.predict(now).evidence:  # it was only a part of a face
@@ -167,8 +166,7 @@ class Tracker:
         for place in new:
             face = next((face for face, taken in pairs if taken is place), None)
             if face is None and is_plausible(place, others):
-                face = Face(self._next_id, clip_box(place.box, self._shape))
-                self._next_id += 1
+                face = Face(next(self._ids), clip_box(place.box, self._shape))
                 self.faces.append(face)
             if face:
                 face.start(gray, place, now)

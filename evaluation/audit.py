@@ -1,15 +1,11 @@
 """The data set's own errors: constant images, copies within and across splits, copies with different labels."""
 
 import numpy as np
+import pandas as pd
+
+from data import is_constant
 
 COPY_LEVELS = 8  # gray levels by which no pixel of a copy differs
-MOST_COPIED = 10  # groups of copies that the audit lists
-
-
-def is_constant(faces: np.ndarray) -> np.ndarray:
-    """Return which faces (n,) have a single gray value."""
-    pixels = faces.reshape(len(faces), -1)
-    return pixels.min(axis=1) == pixels.max(axis=1)
 
 
 def is_copy(faces: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -30,27 +26,21 @@ def _block_means(faces: np.ndarray) -> np.ndarray:
     return faces.reshape(-1, size, 4, size, 4).mean(axis=(2, 4), dtype=np.float32).reshape(-1, size * size)
 
 
-def copy_groups(splits: dict) -> list[list[tuple[str, int, int]]]:
-    """Return the groups of identical faces over all splits, each a list of (split, row, label) of two or more."""
-    groups = {}
-    for name, split in splits.items():
-        for row, (face, label) in enumerate(zip(split.faces, split.labels, strict=True)):
-            groups.setdefault(face.tobytes(), []).append((name, row, int(label)))
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def audit(splits: dict) -> dict:
-    """Return what is irregular in splits (name -> object with `faces` and `labels`).
+    """Count what is irregular in splits (name -> `data.Split`).
 
-    `constant` and `copies_within` (beyond the first) count faces by split, `groups` counts the groups of identical
-    faces, `most_copied` lists the largest of them and `conflicts` those with different labels.
+    `constant` and `copies_within` (beyond the first) count faces by split; `groups` counts the groups of identical
+    faces over all splits, `conflicts` those with different labels.
     """
-    groups = copy_groups(splits)
-    within = {name: sum(max(sum(f[0] == name for f in group) - 1, 0) for group in groups) for name in splits}
+    parts = [
+        pd.DataFrame({"split": name, "face": [face.tobytes() for face in split.faces], "label": split.labels})
+        for name, split in splits.items()
+    ]
+    faces = pd.concat(parts)
+    groups = faces.groupby("face")["label"].agg(["size", "nunique"])
     return {
         "constant": {name: int(is_constant(split.faces).sum()) for name, split in splits.items()},
-        "groups": len(groups),
-        "copies_within": within,
-        "most_copied": sorted(groups, key=len, reverse=True)[:MOST_COPIED],
-        "conflicts": [group for group in groups if len({face[2] for face in group}) > 1],
+        "copies_within": faces.duplicated(["split", "face"]).groupby(faces["split"], sort=False).sum().to_dict(),
+        "groups": int((groups["size"] > 1).sum()),
+        "conflicts": int((groups["nunique"] > 1).sum()),
     }

@@ -3,7 +3,6 @@
 Drawn with matplotlib's Figure instead of pyplot, which needs no window system and leaves nothing open.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from data import Augmentation, augment
 from evaluation.history import CHANCE, best_epoch, flag
 from evaluation.metrics import by_labels, expected_calibration_error, reliability
 from model import EMOTIONS
@@ -39,15 +37,6 @@ def show_image(axis, image: np.ndarray, caption: str = "", **kwargs) -> None:
     axis.imshow(image.squeeze(), **{"cmap": "gray", "vmin": 0, "vmax": 255} | kwargs)
     axis.set_axis_off()
     axis.set_title(caption, fontsize=8.5, loc="center")
-
-
-def horizontal_bars(axis, names, values, number_format: str) -> None:
-    """Draw a bar for each value, the first at the top, with its number beside it."""
-    axis.barh(range(len(names)), values, color=SKY, height=0.7)
-    for row, value in enumerate(values):
-        axis.text(value, row, f" {value:{number_format}}", va="center", fontsize=9)
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
 
 
 # --- training ---------------------------------------------------------------------------------------------------
@@ -98,53 +87,6 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
         axes[1].text(place, 0.98, text, transform=axes[1].get_xaxis_transform(), **style)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path)
-
-
-@styled
-def draw_optimizers(curves: dict[str, pd.DataFrame], title: str, path: Path) -> None:
-    """Draw validation accuracy and training loss against epochs, one line per optimizer's history."""
-    figure, axes = new_figure(3.3, 1, 2)
-    for (name, history), color, marker in zip(curves.items(), (BLUE, ORANGE, GREEN), "osD", strict=False):
-        for axis, column in zip(axes, ("val_accuracy", "loss"), strict=True):
-            axis.plot(history["epoch"] + 1, history[column], color=color, marker=marker, markersize=4, label=name)
-    for axis, ylabel in zip(axes, ("validation accuracy", "training loss (nats)"), strict=True):
-        axis.set(xlabel="epoch", ylabel=ylabel)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(True)
-    axes[0].legend()
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
-
-
-def draw_augmentation(face: np.ndarray, path: Path) -> None:
-    """Draw a face (1, 48, 48, 1) under a strong draw of each augmentation, then under all of them at random."""
-    full = Augmentation()
-    off = {field.name: type(field.default)(0) for field in fields(Augmentation)}
-    names = {
-        "rotation_degrees": f"rotation (±{full.rotation_degrees:.0f}°)",
-        "zoom": f"zoom (±{full.zoom:.0%})",
-        "shift": f"shift (±{full.shift:.0%})",
-        "flip": "flip",
-        "brightness": f"brightness (±{full.brightness:.0%})",
-        "contrast": f"contrast (±{full.contrast:.0%})",
-        "erase": "random erasing",
-    }
-    if np.array_equal(face, face[:, :, ::-1]):
-        del names["flip"]  # it changes nothing
-
-    def draws(settings: Augmentation, count: int) -> np.ndarray:
-        return augment(np.repeat(face, count, axis=0), np.random.default_rng(0), settings)
-
-    faces, captions = [face[0]], ["original"]
-    for name, caption in names.items():
-        variants = draws(Augmentation(**off | {name: getattr(full, name)}), 40)
-        changes = np.abs(variants - face).mean(axis=(1, 2, 3))
-        faces.append(variants[np.argmax(changes)])  # a strong draw; most are weak
-        captions.append(caption)
-    rest = -len(faces) % 5 + 5
-    faces.extend(draws(full, rest))
-    captions.extend(f"all, draw {number + 1}" for number in range(rest))
-    draw_faces(np.stack(faces), captions, "One face under each augmentation, and under all of them", path, 5)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------
@@ -199,36 +141,6 @@ def draw_reliability(predictions: dict[str, tuple], path: Path) -> None:
 
 
 @styled
-def draw_coverage(predictions: dict[str, tuple], path: Path) -> None:
-    """Draw accuracy against coverage, the share of faces above a threshold on the confidence, for all thresholds.
-
-    One line for each (labels, probabilities).
-    """
-    figure, axis = new_figure(3.6)
-    for (name, (labels, probabilities)), color in zip(predictions.items(), (BLUE, ORANGE), strict=False):
-        offset = (4, 6) if color == ORANGE else (-16, -13)
-        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-        order = np.argsort(-confidence)
-        count = np.arange(1, len(order) + 1)
-        share, accuracy = count / len(order), np.cumsum(correct[order]) / count
-        shown = share >= 0.05  # the accuracy of fewer faces is noise
-        axis.plot(share[shown], accuracy[shown], color=color, label=name)
-        for threshold in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-            last = int((confidence >= threshold).sum()) - 1
-            if last >= 0 and shown[last]:
-                point = share[last], accuracy[last]
-                axis.plot(*point, "o", color=color)
-                axis.annotate(f"{threshold:.1f}", point, offset, textcoords="offset points", color=color)
-    for ticks in (axis.xaxis, axis.yaxis):
-        ticks.set_major_formatter("{x:.0%}")
-    axis.grid(True)
-    axis.legend(loc="lower left")
-    axis.set(xlabel="coverage: share of faces that reach the threshold", ylabel="accuracy on them")
-    axis.set_title("accuracy against coverage (dots: thresholds on the confidence)")
-    figure.savefig(path)
-
-
-@styled
 def draw_end_to_end(results: dict, names: dict[str, str], path: Path) -> None:
     """Draw the results of `robustness.measure`: share found, and accuracy on these end to end and pre-cropped.
 
@@ -237,7 +149,11 @@ def draw_end_to_end(results: dict, names: dict[str, str], path: Path) -> None:
     conditions, rows = list(results), np.arange(len(results))
     parts = [by_labels(result) for result in results.values()]
     figure, axes = new_figure(0.33 * len(results) + 1.2, 1, 1 + len(parts[0]), sharey=True)
-    horizontal_bars(axes[0], conditions, [result["found"] for result in results.values()], ".0%")
+    for row, result in enumerate(results.values()):
+        axes[0].barh(row, result["found"], color=SKY, height=0.7)
+        axes[0].text(result["found"], row, f" {result['found']:.0%}", va="center", fontsize=9)
+    axes[0].set_yticks(rows, conditions)
+    axes[0].invert_yaxis()
     axes[0].set(xlim=(0, 1.2), xlabel=f"share found\n(n = {results[conditions[0]]['n']:,} faces each)")
     keys = ("accuracy_found", "accuracy_pre_cropped")  # None, drawn as a gap, where no face was found
     for axis, name in zip(axes[1:], parts[0], strict=True):
@@ -251,17 +167,6 @@ def draw_end_to_end(results: dict, names: dict[str, str], path: Path) -> None:
     for axis in axes:
         axis.xaxis.set_major_formatter("{x:.0%}")
         axis.grid(True, axis="x")
-    figure.savefig(path)
-
-
-@styled
-def draw_counts(counts: pd.DataFrame, path: Path) -> None:
-    """Draw the number of faces of each emotion, one panel per split (row) of the table."""
-    figure, axes = new_figure(2.6, 1, len(counts), squeeze=False)
-    for axis, (name, row) in zip(axes[0], counts.iterrows(), strict=True):
-        values = row[list(EMOTIONS)]
-        horizontal_bars(axis, EMOTIONS, values, ",")
-        axis.set(xlabel="faces", xlim=(0, values.max() * 1.22), title=f"{name}, n = {values.sum():,}")
     figure.savefig(path)
 
 

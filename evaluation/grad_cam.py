@@ -19,9 +19,12 @@ def grad_cam(model, faces: np.ndarray, codes, labels: str = FER2013) -> np.ndarr
 
     last = output_layer(model, labels)
     kernel, bias = last.get_weights()
-    layer = _last_large_relu(model)
-    maps = keras.ops.convert_to_numpy(keras.Model(model.inputs[0], layer.output)(faces))  # (n, h, w, c)
-    rest = keras.Model(layer.output, last.input)
+    outputs = [layer.output for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
+    large = [output for output in outputs if len(output.shape) == 4 and output.shape[1] >= 6]  # smaller: no place
+    if not large:
+        raise ValueError("The network has no ReLU with maps of at least 6 x 6.")
+    maps = keras.ops.convert_to_numpy(keras.Model(model.inputs[0], large[-1])(faces))  # (n, h, w, c)
+    rest = keras.Model(large[-1], last.input)
     step = STEP * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None, :]  # one channel after the other
     cams = []
     for channels, code in zip(maps, codes, strict=True):
@@ -31,14 +34,3 @@ def grad_cam(model, faces: np.ndarray, codes, labels: str = FER2013) -> np.ndarr
     cams = cams / np.maximum(cams.max(axis=(1, 2, 3), keepdims=True), 1e-12)
     large = keras.ops.image.resize(cams, faces.shape[1:3], interpolation="bilinear", data_format="channels_last")
     return keras.ops.convert_to_numpy(large)[..., 0]
-
-
-def _last_large_relu(model):
-    """Return the last ReLU layer with maps of at least 6 x 6; smaller ones show no place."""
-    import keras
-
-    rectified = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
-    large = [layer for layer in rectified if len(layer.output.shape) == 4 and layer.output.shape[1] >= 6]
-    if not large:
-        raise ValueError("The network has no ReLU with maps of at least 6 x 6.")
-    return large[-1]

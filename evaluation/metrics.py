@@ -75,13 +75,15 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict:
 
     A class without faces has no recall (None) and is left out of the macro F1; one never predicted has precision 0.
     """
-    predicted = probabilities.argmax(axis=1)
+    n, predicted = len(labels), probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted)
+    # The bootstrap: resampling n faces with replacement is drawing the cells of the matrix from a multinomial.
+    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=1000)
     return {
-        "n": len(labels),
+        "n": n,
         **share("accuracy", predicted == labels),
         "macro_f1": float(macro_f1(matrix)),
-        "macro_f1_interval_95": macro_f1_interval(matrix),
+        "macro_f1_interval_95": np.quantile(macro_f1(drawn.reshape(-1, *matrix.shape)), [0.025, 0.975]).tolist(),
         **log_loss("log_loss", np.eye(len(EMOTIONS))[labels], probabilities),
         "ece": expected_calibration_error(labels, probabilities),
         "per_class": per_class_scores(matrix),
@@ -131,16 +133,6 @@ def macro_f1(matrices: np.ndarray) -> np.ndarray:
     support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
     f1 = 2 * np.diagonal(matrices, axis1=-2, axis2=-1) / np.maximum(support + predicted, 1)
     return f1.sum(axis=-1, where=support > 0) / (support > 0).sum(axis=-1)
-
-
-def macro_f1_interval(matrix: np.ndarray) -> list[float]:
-    """Return the 95 % bootstrap interval of the macro F1 (percentiles).
-
-    Resampling n faces with replacement is the same as drawing the cells of the matrix from a multinomial.
-    """
-    n = matrix.sum()
-    drawn = np.random.default_rng(SEED).multinomial(n, matrix.ravel() / n, size=1000)
-    return np.quantile(macro_f1(drawn.reshape(-1, *matrix.shape)), [0.025, 0.975]).tolist()
 
 
 def wilson_interval(correct: int, n: int) -> list[float] | None:
@@ -193,7 +185,7 @@ def score_table(card: dict) -> str:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Return one row per equal bin of confidence: `low`, `high`, `n`, mean `confidence`, `accuracy`.
+    """Return one row per equal bin of confidence: `low`, `n`, mean `confidence`, `accuracy`.
 
     The last two are NaN in an empty bin.
     """
@@ -203,7 +195,6 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         return pd.DataFrame({
             "low": np.arange(BINS) / BINS,
-            "high": (np.arange(BINS) + 1) / BINS,
             "n": n,
             "confidence": np.bincount(rows, confidence, BINS) / n,
             "accuracy": np.bincount(rows, correct, BINS) / n,
@@ -214,15 +205,6 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     """Return the mean gap between confidence and accuracy over the bins, 0..1 (Guo et al. 2017, arXiv:1706.04599)."""
     table = reliability(labels, probabilities)
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs().fillna(0)).sum() / table["n"].sum())
-
-
-def perfect_model_ece(probabilities: np.ndarray) -> float:
-    """Return the mean ECE of a perfectly calibrated model with these probabilities: not 0, because n is finite."""
-    generator = np.random.default_rng(SEED)
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    correct = generator.random((100, len(predicted))) < confidence
-    drawn = np.where(correct, predicted, (predicted + 1) % len(EMOTIONS))  # the ECE is the same for any wrong label
-    return float(np.mean([expected_calibration_error(labels, probabilities) for labels in drawn]))
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -33,25 +33,24 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
     card = origin | make_scorecard(classifier, dataset.splits, split_name, compared)
     (run / "scorecard.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     metrics.per_class_frame(card).to_csv(run / "classification_report.csv")
-    irregularities = audit(dataset.splits)
     learnt = [labels for name, labels in metrics.labels_of(dataset[PUBLIC_TEST]).items() if name in classifier.outputs]
     chance = np.mean([metrics.chance_accuracy(labels[labels >= 0]) for labels in learnt])
     draw_scores(run, compared, card)
     draw_split_faces(run, classifier, split, compared)
-    draw_data(run, dataset, irregularities)
-    with contextlib.suppress(OSError):  # on Windows a viewer may lock the file
-        if history is not None:
-            figures.draw_curves(history, run / "curves.png")
     sections = [
         title_section(card),
-        emotions_section(run, card),
+        section("By emotion", f"```\n{metrics.score_table(card)}\n```", images(run, "confusion_matrix", "ten_people")),
         calibration_section(run, card),
         end_to_end_section(run, card),
-        section("Single faces", images(run, "worst_errors", "least_confident", "grad_cam", "samples")),
-        training_section(run, history, chance),
-        data_section(run, dataset, irregularities),
+        section("Single faces", images(run, "worst_errors", "grad_cam")),
     ]
-    (run / "report.md").write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+    if history is not None:
+        with contextlib.suppress(OSError):  # on Windows a viewer may lock the file
+            figures.draw_curves(history, run / "curves.png")
+        sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
+        sections.append(section("Training", sentences, images(run, "curves")))
+    sections.append(data_section(dataset))
+    (run / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return card
 
 
@@ -141,7 +140,6 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, folded: float) ->
         "ece_before": metrics.expected_calibration_error(labels, before),
         "ece_after": metrics.expected_calibration_error(labels, probabilities),
         "ece_cross_fitted": metrics.cross_fitted_error(labels, before),
-        "ece_of_a_perfect_model": metrics.perfect_model_ece(probabilities),
     }
 
 
@@ -149,7 +147,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, folded: float) ->
 
 
 def draw_scores(run: Path, compared: dict[str, Comparison], card: dict) -> None:
-    """Draw the figures without faces: confusion matrices, reliability, coverage, end to end."""
+    """Draw the figures without faces: confusion matrices, reliability, end to end."""
     title = f"{card['split']}, n = {card['n']:,}: {card['accuracy']:.1%} correct"
     axes = "FER-2013's label", "prediction (blue: correct)"
     figures.draw_confusion({title: card["confusion_matrix"]}, axes, run / "confusion_matrix.png")
@@ -161,7 +159,6 @@ def draw_scores(run: Path, compared: dict[str, Comparison], card: dict) -> None:
         figures.draw_confusion(matrices, axes, run / "ten_people.png")
     named = {f"{NAMES[name]}, n = {len(c.labels):,}": c[2:] for name, c in compared.items()}
     figures.draw_reliability(named, run / "reliability.png")
-    figures.draw_coverage(named, run / "coverage.png")
     figures.draw_end_to_end(card["end_to_end"], NAMES, run / "end_to_end.png")
 
 
@@ -171,7 +168,7 @@ def agreement(matrix: list) -> float:
 
 
 def draw_split_faces(run: Path, classifier, split, compared: dict[str, Comparison]) -> None:
-    """Draw samples, the most confident errors, the least confident faces, Grad-CAM, and a face in each condition.
+    """Draw the most confident errors and Grad-CAM.
 
     They are of the output that the classifier predicts by default, where its labels are at hand.
     """
@@ -183,57 +180,15 @@ def draw_split_faces(run: Path, classifier, split, compared: dict[str, Compariso
         for label, row in zip(labels, probabilities, strict=True)
     ]
     errors = np.argsort(np.where(correct, 2, -confidence))[: min(SHOWN, (~correct).sum())]
-    for file, rows, title in (
-        ("worst_errors.png", errors, "The most confident errors"),
-        ("least_confident.png", np.argsort(confidence)[:SHOWN], "The least confident predictions"),
-    ):
-        if len(rows):
-            title += f" ({NAMES[name]} → prediction with its confidence)"
-            figures.draw_faces(faces[rows], [captions[row] for row in rows], title, run / file)
-    samples = sample_rows(labels, 4)
-    title = f"Random faces of each emotion ({NAMES[name]})"
-    figures.draw_faces(faces[samples], [EMOTIONS[label] for label in labels[samples]], title, run / "samples.png", 8)
-    draw_conditions(faces[samples[:1]], run / "conditions.png")
-    if classifier.model is None:  # a .tflite file
-        return
+    if len(errors):
+        title = f"The most confident errors ({NAMES[name]} → prediction with its confidence)"
+        figures.draw_faces(faces[errors], [captions[row] for row in errors], title, run / "worst_errors.png")
     codes = np.unique(labels)
     rows = [int(np.argmax(np.where(labels == code, confidence + correct, -1))) for code in codes]
     with contextlib.suppress(ValueError):  # an architecture without suitable maps
         maps = grad_cam(classifier.model, faces[rows], codes, output)
         title = "Image regions that support the true emotion (Grad-CAM, bright yellow: most)"
         figures.draw_grad_cam(faces[rows], maps, [captions[row] for row in rows], title, run / "grad_cam.png")
-
-
-def draw_conditions(face: np.ndarray, path: Path) -> None:
-    """Draw the frame of a face (1, 48, 48, 1) under each condition of the end-to-end evaluation."""
-    frames = [robustness.make_frames(face, name)[0] for name in robustness.CONDITIONS]
-    figures.draw_faces(frames, list(robustness.CONDITIONS), "End to end: the conditions, on one face", path, 5)
-
-
-def sample_rows(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return up to `count` random rows of each class, class by class; the draw is seeded."""
-    order = np.random.default_rng(metrics.SEED).permutation(len(labels))
-    return np.concatenate([order[labels[order] == code][:count] for code in range(len(EMOTIONS))])
-
-
-def draw_data(run: Path, dataset, irregularities: dict) -> None:
-    """Draw the counts, the faces with the most copies, and those with different labels."""
-    figures.draw_counts(dataset.counts(), run / "data_counts.png")
-    for name, groups, title in (
-        ("copies.png", irregularities["most_copied"], "The faces with the most exact copies"),
-        ("label_conflicts.png", irregularities["conflicts"][:10], "Identical faces with different labels"),
-    ):
-        if groups:
-            faces = np.stack([dataset[group[0][0]].faces[group[0][1]] for group in groups])
-            title += " (in Training where no split is given)"
-            figures.draw_faces(faces, [group_caption(group) for group in groups], title, run / name, columns=5)
-
-
-def group_caption(group: list[tuple[str, int, int]]) -> str:
-    """Return a line for each label of a group of identical faces: how often, and where if not in Training."""
-    where = {name: "" if name == TRAINING else f" ({name.removesuffix('Test')})" for name, _, _ in group}
-    lines = pd.Series([EMOTIONS[label] + where[name] for name, _, label in group])
-    return "\n".join(f"{count} × {what}" for what, count in lines.value_counts().items())
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -309,11 +264,6 @@ The first column scores the network's output {card["output"]}, the second its ou
 {notes}"""
 
 
-def emotions_section(run: Path, card: dict) -> str:
-    table = f"```\n{metrics.score_table(card)}\n```"
-    return section("By emotion", table, images(run, "confusion_matrix", "ten_people"))
-
-
 def calibration_section(run: Path, card: dict) -> str:
     scores = {name: each["calibration"] for name, each in by_labels(card).items()}
     rows = score_rows(scores, {
@@ -321,7 +271,6 @@ def calibration_section(run: Path, card: dict) -> str:
         "ece_before": "expected calibration error (15 bins) without it",
         "ece_after": "with it",
         "ece_cross_fitted": "with the temperature fitted on the other nine tenths of these faces",
-        "ece_of_a_perfect_model": "of a perfectly calibrated model at this n",
     })  # fmt: skip
     table = markdown_table(["calibration", *(NAMES[name] for name in scores)], rows)
     covered = [
@@ -331,7 +280,7 @@ def calibration_section(run: Path, card: dict) -> str:
     header = [text for name in scores for text in ("coverage", f"accuracy, {NAMES[name]}")]
     thresholds = "Accuracy on the predictions whose confidence reaches a threshold (`main.py --threshold`):"
     covered = markdown_table(["threshold", *header], covered)
-    return section("Calibration", table, images(run, "reliability"), thresholds, covered, images(run, "coverage"))
+    return section("Calibration", table, images(run, "reliability"), thresholds, covered)
 
 
 def end_to_end_section(run: Path, card: dict) -> str:
@@ -351,30 +300,23 @@ accuracies are of the found faces: end to end, and on the data set's own crops o
     rows.append(["**mean**", "", *(percent(None if np.isnan(mean) else mean) for mean in means)])
     words = {"accuracy_found": "end to end", "accuracy_pre_cropped": "pre-cropped"}
     header = ["condition", "found (95 % interval)", *(f"{NAMES[name]}, {words[key]}" for name, key in keys)]
-    return section("End to end", text, markdown_table(header, rows), images(run, "end_to_end", "conditions"))
+    return section("End to end", text, markdown_table(header, rows), images(run, "end_to_end"))
 
 
-def training_section(run: Path, history: pd.DataFrame | None, chance: float) -> str:
-    """Return what the curves show and the curves, "" where the history is not known."""
-    if history is None:
-        return ""
-    sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
-    return section("Training", sentences, images(run, "curves", "augmentation"))
-
-
-def data_section(run: Path, dataset, irregularities: dict) -> str:
+def data_section(dataset) -> str:
+    found = audit(dataset.splits)
     rows = [[name, *(f"{n:,}" for n in row)] for name, row in dataset.counts().iterrows()]
     within, constant = (
-        ", ".join(f"{name} {n:,}" for name, n in irregularities[key].items()) for key in ("copies_within", "constant")
+        ", ".join(f"{name} {n:,}" for name, n in found[key].items()) for key in ("copies_within", "constant")
     )
     notes = [
         *dataset.notes,
         f"Constant images that remain: {constant}. Only Training is cleaned of them; test splits stay as published.",
         f"Exact copies within a split, beyond the first: {within}. They stay.",
         "Copies across splits stay in Training; the score without them, near copies included, is in the first table.",
-        f"{irregularities['groups']:,} groups of identical faces, {len(irregularities['conflicts']):,} of them with "
+        f"{found['groups']:,} groups of identical faces, {found['conflicts']:,} of them with "
         "different labels. They stay.",
     ]
     text = "\n".join(f"- {note}" for note in notes)
     table = markdown_table(["split", *EMOTIONS, "all"], rows)
-    return section("Data", table, text, images(run, "data_counts", "copies", "label_conflicts"))
+    return section("Data", table, text)

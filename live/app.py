@@ -62,8 +62,7 @@ class App:
 
     def __init__(self, source: Source, *, window=None, recording=None, logs=(), mirror: bool = False):
         self.window, self.logs = window, logs
-        self.view, self.statistics = View(), Statistics()
-        self.results = Results()
+        self.view, self.statistics, self.results = View(), Statistics(), Results()
         self.paused = self.quit = False
         self._detector = None
         self.use(source, recording, mirror)
@@ -73,8 +72,7 @@ class App:
         self.source, self.recording, self.mirror = source, recording, mirror
         self._pace, self._stamps = Pace(source), deque(maxlen=RATE_FRAMES)
         self._frames = iter(source)
-        self._error = ""  # of the last frame
-        self._name = ""  # of the image that is shown
+        self._error = self._name = ""  # of the last frame; of the image that is shown
         self._skip = False  # the rest of the time for which an image or video is shown
         self.statistics.interrupt()
         self.results.begin(source)
@@ -87,7 +85,7 @@ class App:
                 first = next(self._frames, None)
                 if first is None:
                     return
-                self.view.update(self._mirrored(first.image), [], first.error)
+                self.view.update(cv2.flip(first.image, 1) if self.mirror else first.image, [], first.error)
             self._show(0.03, "" if first.error else LOADING)
         if first is not None and not self.source.live:
             self._frames = itertools.chain([first], self._frames)
@@ -122,11 +120,9 @@ class App:
 
     def _process(self, frame: Frame) -> None:
         """Detect, log, draw, record."""
-        image = self._mirrored(frame.image)
-        faces = []
-        if not frame.error:
-            faces = self._detect(image, frame)
-        elif not self.window and not self._error:
+        image = cv2.flip(frame.image, 1) if self.mirror else frame.image
+        faces = [] if frame.error else self._detect(image, frame)
+        if frame.error and not self.window and not self._error:
             print(f"main.py: {frame.error}", file=sys.stderr)
         self._error = frame.error
         if self.window or self.recording:
@@ -138,18 +134,14 @@ class App:
                 self.recording.write(self.view.image, frame.time_seconds, frame.name)
 
     def _detect(self, image: np.ndarray, frame: Frame) -> list[Face]:
-        detector = self._detector
-        faces = detector.detect(image) if frame.still else detector.track(image, frame.time_seconds)
+        faces = self._detector.detect(image) if frame.still else self._detector.track(image, frame.time_seconds)
         several = f"{frame.index + 1} of {self.source.frame_count}: " * (self.source.frame_count > 1)
         self._name = several + frame.name if frame.still else ""
         if not frame.again:
-            self.statistics.count(faces, detector.milliseconds, frame.still)
+            self.statistics.count(faces, self._detector.milliseconds, frame.still)
             for log in (*self.logs, self.results):
                 log.write(frame, faces)
         return faces
-
-    def _mirrored(self, image: np.ndarray) -> np.ndarray:
-        return cv2.flip(image, 1) if self.mirror else image
 
     def _hold(self, due_seconds: float) -> None:
         """Show the frame until it is due, and while paused."""
@@ -169,7 +161,11 @@ class App:
         if key in ("q", "\x1b") or self.window.closed:
             self.quit = True
         elif key == " ":
-            self._toggle_pause()
+            self.paused = not self.paused  # a pause counts neither for the frame rate nor in a camera's recording
+            self.statistics.interrupt()
+            self._stamps.clear()
+            if self.recording and self.source.live:
+                self.recording.pause()
         elif key == "s":
             self.view.save_snapshot()
         elif key == "p":
@@ -186,14 +182,6 @@ class App:
                 self.source.back()
         elif key == "h":
             self.view.help = not self.view.help
-
-    def _toggle_pause(self) -> None:
-        """Pause or continue; a pause counts neither for the frame rate nor in a camera's recording."""
-        self.paused = not self.paused
-        self.statistics.interrupt()
-        self._stamps.clear()
-        if self.recording and self.source.live:
-            self.recording.pause()
 
 
 def run(args: argparse.Namespace) -> None:

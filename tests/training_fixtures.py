@@ -16,7 +16,6 @@ def small_and_quiet(monkeypatch):
     """Use small networks; leave report and figures out, except for those of `finished`."""
     monkeypatch.setattr(model, "RESNETS", SMALL_RESNETS)
     monkeypatch.setattr(finish, "report", lambda *args, **options: None)
-    monkeypatch.setattr(finish, "draw_augmentation", lambda *args: None)
     monkeypatch.setattr(figures, "draw_curves", lambda *args: None)
 
 

@@ -8,7 +8,6 @@ weights as an uninterrupted training.
 import contextlib
 import json
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,6 @@ from model import FER2013, UserError, build_model, check_types, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
 from training.options import BEST, TrainingOptions, output_problems, shell_command
 from training.schedule import history_columns
-from training.signals import STOPS, interrupt, interrupted
 
 RUNS = Path("runs")
 STATE, HISTORY, ARGUMENTS = "state.json", "history.csv", "arguments.json"
@@ -260,38 +258,6 @@ def hand_over(old, new) -> None:
 def dropout_seeds(model) -> list:
     """Return the variables with the state of dropout's random numbers, which a saved model leaves out."""
     return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
-
-
-@contextlib.contextmanager
-def ctrl_c_between_steps():
-    """Hold Ctrl-C and its like back until a step is over, for TensorFlow can lose it within one; a second one stops.
-
-    Yields the callback that passes it on.
-    """
-    pressed = interrupted()
-
-    def note(number, frame):
-        pressed.append(number)
-        restore()
-
-    def restore():
-        for code, handler in usual.items():
-            signal.signal(code, handler)
-
-    def pass_on(number, logs=None):
-        if pressed:
-            raise KeyboardInterrupt
-
-    usual = {code: signal.getsignal(code) for code in STOPS}
-    usual = {code: old for code, old in usual.items() if old in (interrupt, signal.default_int_handler)}
-    pass_on(None)  # pressed before, and lost
-    for code in usual:
-        signal.signal(code, note)
-    try:
-        yield keras.callbacks.LambdaCallback(on_train_batch_end=pass_on, on_epoch_end=pass_on)
-        pass_on(None)  # pressed after the last step
-    finally:
-        restore()
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -53,12 +53,12 @@ def distilled(targets: np.ndarray, probabilities: np.ndarray, weight: float) -> 
 def soft_labels(classifier, faces: np.ndarray) -> np.ndarray:
     """Return a classifier's mean probabilities (n, outputs, 7) for faces (n, 48, 48, 1) and their mirror images."""
     probabilities = predict(classifier.all_probabilities, faces)
-    if classifier.model and is_equivariant(classifier.model.name):  # the same for both
+    if is_equivariant(classifier.model.name):  # the same for both
         return probabilities
     return (probabilities + predict(classifier.all_probabilities, faces[:, :, ::-1])) / 2
 
 
-def mean_weights(paths: tuple | None, arch: str, outputs: tuple) -> list | None:
+def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
     """Return the mean weights of trained models of an architecture, None for no models.
 
     Networks that were fine-tuned from the same one are often as good in the mean of their weights as in the mean of

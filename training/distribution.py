@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from common.cli import first_line
-from model import UserError
+from model import UserError, first_line
 
 SEVERAL_PROCESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # as keras.distribution.initialize documents it
 

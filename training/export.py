@@ -14,21 +14,21 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.cli import first_line
 from common.files import atomic_path
-from data import PUBLIC_TEST, TRAINING, most_voted
+from data import PUBLIC_TEST, TRAINING
 from evaluation.metrics import predict
 from model import (
     EMOTIONS,
-    FERPLUS,
     IMAGE_SIZE,
     OUTPUTS,
     Classifier,
     ModelError,
     description_path,
+    first_line,
     fold_symmetric_kernels,
     lite_predict,
     native_stderr_hidden,
+    sha256_of,
 )
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
@@ -92,7 +92,8 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
     dtype = "uint8" if quantization == "float16" else "float32"
     face = keras.Input(batch_shape=(1, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=dtype, name="faces")
     try:
-        with _quiet():
+        with native_stderr_hidden(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # the converter prints pages of notes
             outputs = model(face)
             if isinstance(outputs, list):  # in a dict their names become those of the file's signature
                 outputs = dict(zip(OUTPUTS, outputs, strict=True))
@@ -120,35 +121,18 @@ def calibration_faces(faces: np.ndarray) -> np.ndarray:
     return chosen
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Keep the converter's pages of notes off the screen."""
-    with native_stderr_hidden(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def compare(probabilities: np.ndarray, reference: np.ndarray, split) -> dict:
     """Return how probabilities (n, outputs, 7) agree with those of Keras for the faces of a `data.Split`.
 
     `moved_probability` is the share of probability that is on other emotions: half the sum of the differences.
-    With two outputs, the agreement with people is under "ferplus".
     """
-    predicted, expected = probabilities.argmax(axis=2), reference.argmax(axis=2)
-    result = {
+    predicted = probabilities.argmax(axis=2)
+    return {
         "n": len(split),
         "accuracy": float((predicted[:, 0] == split.labels).mean()),
-        "keras_accuracy": float((expected[:, 0] == split.labels).mean()),
-        "equal_predictions": float((predicted == expected).mean()),
+        "equal_predictions": float((predicted == reference.argmax(axis=2)).mean()),
         "moved_probability": float(np.abs(probabilities - reference).sum(axis=2).mean() / 2),
     }
-    if predicted.shape[1] > 1 and split.votes is not None:
-        seen = most_voted(split.votes)
-        known = seen >= 0
-        scores = {name: float((p[:, 1] == seen)[known].mean()) for name, p in
-                  (("accuracy", predicted), ("keras_accuracy", expected))}  # fmt: skip
-        result[FERPLUS] = {"n": int(known.sum())} | scores
-    return result
 
 
 def describe(classifier, source: Path, quantization: str, agreement: dict) -> dict:
@@ -160,7 +144,7 @@ def describe(classifier, source: Path, quantization: str, agreement: dict) -> di
         "output": "float32 probabilities (1, 7), in the order of labels",
         "outputs": list(classifier.outputs),
         "quantization": quantization,
-        "exported_from": {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        "exported_from": {"file": source.name, "sha256": sha256_of(source)},
         "agreement": {"split": PUBLIC_TEST} | agreement,
         **{key: classifier.description[key] for key in ("training", "calibration") if key in classifier.description},
     }

@@ -13,7 +13,6 @@ import pandas as pd
 import data
 from common.files import atomic_path, copy_together
 from emotions.faces import load_cascade
-from evaluation.figures import draw_augmentation
 from evaluation.history import best_epoch
 from evaluation.metrics import score_table
 from evaluation.report import fold_temperatures, headline, score_splits, write_report
@@ -67,7 +66,6 @@ def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
     for pattern in ("backup-*.keras", "teacher-*.keras", "soft_labels-*.npy"):
         remove(run.folder.glob(pattern))
     try:
-        draw_augmentation(training.faces[:1], run.folder / "augmentation.png")
         report(run.folder, run.best, classifier, dataset, history=pd.read_csv(run.folder / HISTORY))
     finally:
         print(outcome)
@@ -182,24 +180,19 @@ def report(folder: Path, path: Path, classifier, dataset: data.Dataset, split=da
 
 
 def evaluate_or_export(args) -> None:
-    """Do what --evaluate or --export asks for."""
+    """Do what --evaluate or --export asks for; the model stays as it is."""
     classifier = load_classifier(args.model)  # an error in it is reported before the data is read
     dataset = data.load_fer2013(args.options.data, args.options.votes)
     print(dataset.summary())
-    if args.evaluate:
-        evaluate(args.model, classifier, dataset, args.split)
+    if args.export:
+        print(f"Converting {args.model} and comparing, about a minute ...", flush=True)
+        print(export(classifier, args.model, dataset, args.export))
+        print(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}")
         return
-    print(f"Converting {args.model} and comparing, about a minute ...", flush=True)
-    print(export(classifier, args.model, dataset, args.export))
-    print(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}")
-
-
-def evaluate(path: Path, classifier, dataset: data.Dataset, split: str) -> None:
-    """Report on a model's file, loaded as `classifier`, and a split in a new folder of runs/; change nothing else."""
     load_cascade()  # without it there is no report
-    if split not in dataset.splits:
-        raise UserError(f"{dataset.source} has no {split}. Choose another --split, or the whole data set.")
-    folder = new_folder({"data": dataset.source, "model": path, "split": split})
-    curves = path.with_name(HISTORY)  # there if the model is still in the folder of its training
+    if args.split not in dataset.splits:
+        raise UserError(f"{dataset.source} has no {args.split}. Choose another --split, or the whole data set.")
+    folder = new_folder({"data": dataset.source, "model": args.model, "split": args.split})
+    curves = args.model.with_name(HISTORY)  # there if the model is still in the folder of its training
     history = pd.read_csv(curves) if curves.exists() and (curves.parent / ARGUMENTS).exists() else None
-    report(folder, path, classifier, dataset, split, history)
+    report(folder, args.model, classifier, dataset, args.split, history)

@@ -13,7 +13,7 @@ import numpy as np
 import data
 from common.files import atomic_path
 from model import FER2013, FERPLUS, OUTPUTS, UserError, build_model, keras_classifier, load_classifier
-from training import checkpoints
+from training import checkpoints, signals
 from training.batch_norm import fuse_batch_normalization
 from training.checkpoints import Run
 from training.distillation import distilled, load_teacher, mean_weights, online_teacher, soft_labels
@@ -186,7 +186,8 @@ class PhaseFitter:
         """Train a model from the run's last finished epoch to a phase's end; `targets` as `phase_targets` has them."""
         share, settings, first_epoch = self.share, self.batch_settings(phase), self.run.epochs
         faces = data.resize_faces(self.validation.faces, phase.image_size)
-        with checkpoints.ctrl_c_between_steps() as ctrl_c:
+        with signals.held_back() as stop_if_asked:
+            ctrl_c = keras.callbacks.LambdaCallback(on_train_batch_end=stop_if_asked, on_epoch_end=stop_if_asked)
             model.fit(
                 share.of_batches(lambda: data.make_batches(self.training, settings, first_epoch, targets)),
                 steps_per_epoch=-(-len(self.training) // settings.batch_size),

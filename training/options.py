@@ -42,8 +42,8 @@ class TrainingOptions:
     small_image_epochs: int | None = None
     self_distillation_rounds: int | None = None
     fine_tuning_epochs: int | None = None
-    init_from: tuple[Path, ...] | None = None
-    teacher: tuple[Path, ...] | None = None
+    init_from: list[Path] | None = None
+    teacher: list[Path] | None = None
     seed: int = 0
     mixed_precision: bool | None = None  # chosen when the training starts: it depends on the machine
     distribute: bool = False
@@ -57,14 +57,12 @@ class TrainingOptions:
         """
         if saved.keys() != vars(cls()).keys():
             raise KeyError("options")
-        paths = [name for name in ("data", "votes", "output") if isinstance(saved[name], str)]
-        several = [name for name in ("init_from", "teacher") if isinstance(saved[name], list)]
-        options = cls(**saved | {name: Path(saved[name]) for name in paths})
-        options = replace(options, **{name: tuple(map(Path, saved[name])) for name in several})
+        paths = {name: Path(saved[name]) for name in ("data", "votes", "output") if isinstance(saved[name], str)}
+        several = {n: [Path(path) for path in saved[n]] for n in ("init_from", "teacher") if isinstance(saved[n], list)}
+        options = cls(**saved | paths | several)
         parser = make_parser()
         parser.error, parser.fromfile_prefix_chars = _raise_value_error, None  # it neither ends the program nor reads
         args = parser.parse_args(command_words(options))
-        args.init_from, args.teacher = as_paths(args.init_from), as_paths(args.teacher)
         parsed = {name: getattr(args, name) for name in vars(options)}
         if any((type(value), value) != (type(parsed[name]), parsed[name]) for name, value in vars(options).items()):
             raise ValueError("an option is not of its type")
@@ -77,10 +75,6 @@ class TrainingOptions:
 
 def _raise_value_error(message: str):
     raise ValueError(message)
-
-
-def as_paths(values) -> tuple[Path, ...] | None:
-    return tuple(map(Path, values)) if values else None
 
 
 def make_parser() -> Parser:
@@ -150,7 +144,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     """
     parser = make_parser()
     args = parser.parse_args(argv)
-    args.init_from, args.teacher = as_paths(args.init_from), as_paths(args.teacher)
     if args.export is True:  # without a name
         args.export = args.model.with_suffix(".tflite")
     given = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
@@ -242,7 +235,7 @@ def command_words(options: TrainingOptions) -> list[str]:
         if isinstance(value, bool) and value != defaults[name]:
             words.append(option if value else option.replace("--", "--no-", 1))
         elif value != defaults[name]:
-            words += [option, *map(str, value if isinstance(value, tuple) else [value])]
+            words += [option, *map(str, value if isinstance(value, list) else [value])]
     return words
 
 

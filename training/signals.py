@@ -6,7 +6,7 @@ import signal
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, other systems no SIGBREAK
 STOPS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-_received = []
+_received, _held = [], []
 
 
 def handle_stops(handler, instead_of=(signal.SIG_DFL, signal.default_int_handler)) -> None:
@@ -24,11 +24,24 @@ def leave(number, frame) -> None:
 
 
 def interrupt(number, frame) -> None:
-    """Raise `KeyboardInterrupt` and remember it, should somebody else's code lose it."""
+    """Raise `KeyboardInterrupt`, while it is held back only at the second signal; remember both."""
     _received.append(number)
-    raise KeyboardInterrupt
+    if not _held or len(_received) > 1:
+        raise KeyboardInterrupt
 
 
-def interrupted() -> list:
-    """Return the numbers of the signals received and raised so far."""
-    return list(_received)
+@contextlib.contextmanager
+def held_back():
+    """Hold the first Ctrl-C back until the function that this yields is called: a step of TensorFlow can lose it."""
+
+    def pass_on(*args, **options) -> None:
+        if _received:
+            raise KeyboardInterrupt
+
+    pass_on()  # received before, and lost by somebody else's code
+    _held.append(True)
+    try:
+        yield pass_on
+        pass_on()
+    finally:
+        _held.clear()

@@ -17,9 +17,7 @@ def test_audit_counts_constant_images_copies_and_conflicting_labels():
     assert found["constant"] == {"Training": 0, "PublicTest": 1}
     assert found["groups"] == 3
     assert found["copies_within"] == {"Training": 2, "PublicTest": 1}
-    copies = [("Training", 1, 1), ("Training", 2, 1), ("PublicTest", 0, 1), ("PublicTest", 3, 1)]
-    assert found["most_copied"][0] == copies
-    assert [{face[2] for face in group} for group in found["conflicts"]] == [{2, 3}, {3, 4}]
+    assert found["conflicts"] == 2
 
 
 def test_copies_may_differ_by_a_few_gray_levels():

@@ -159,13 +159,6 @@ def test_cross_fitted_error_never_measures_on_faces_it_fitted():
     assert error == pytest.approx(((1 - soft) + sharp) / 2, abs=1e-3)
 
 
-def test_ece_of_a_perfect_model_shrinks_with_n():
-    errors = [metrics.perfect_model_ece(calibrated_predictions(n)[1]) for n in (500, 8000)]
-    assert 0 < errors[1] < errors[0] / 2
-    labels, probabilities = calibrated_predictions(8000, seed=1)
-    assert metrics.expected_calibration_error(labels, probabilities) < 2 * errors[1]
-
-
 def test_coverage_counts_the_confident_and_their_accuracy():
     probabilities = np.concatenate([confident(np.zeros(6, int), 0.9), confident(np.zeros(4, int), 0.45)])
     labels = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1])

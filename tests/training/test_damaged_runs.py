@@ -141,14 +141,16 @@ def test_a_kill_or_a_closed_terminal_is_ctrl_c_and_none_is_lost(monkeypatch, cap
         assert capfd.readouterr().out == "\nStopped.\n" * len(codes)
         signals.handle_stops(signals.interrupt, instead_of=[signals.leave])
         for code in codes:
-            with checkpoints.ctrl_c_between_steps() as callback:
+            signals._received.clear()
+            with signals.held_back():
                 pass
-            with pytest.raises(KeyboardInterrupt), checkpoints.ctrl_c_between_steps() as callback:
+            with pytest.raises(KeyboardInterrupt), signals.held_back() as stop_if_asked:
                 signal.raise_signal(code)  # held
-                callback.on_train_batch_end(0)
+                stop_if_asked(0)
+        signals._received.clear()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(codes[0])  # somebody else's code loses it
-        with pytest.raises(KeyboardInterrupt), checkpoints.ctrl_c_between_steps():
+        with pytest.raises(KeyboardInterrupt), signals.held_back():
             raise AssertionError("a step")
     finally:
         for code, handler in usual.items():

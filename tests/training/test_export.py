@@ -184,7 +184,7 @@ def other_network(size, classes, dtype):
     face = keras.Input(batch_shape=(1, size, size, 1), dtype=dtype)
     x = keras.layers.AveragePooling2D(size)(keras.layers.Rescaling(1 / 255)(face))
     other = keras.Model(face, keras.layers.Dense(classes, "softmax")(keras.layers.Flatten()(x)))
-    with export._quiet():
+    with model_module.native_stderr_hidden():
         return tf.lite.TFLiteConverter.from_keras_model(other).convert()
 
 

@@ -43,7 +43,7 @@ def test_the_command_of_options_gives_them_back():
     words = ["--data", "a b.csv", "--augmentation", "0.3", "--init-from", "a.keras", "b.keras", "--camera-noise"]
     words += ["--no-mixed-precision", "--mixup", "0.4", "--seed", "7", "--fine-tuning-epochs", "2"]
     options = parse_args(words).options
-    assert options.init_from == (Path("a.keras"), Path("b.keras")) and options.mixed_precision is False
+    assert options.init_from == [Path("a.keras"), Path("b.keras")] and options.mixed_precision is False
     assert parse_args(command_words(options)).options == options
     assert "--epochs" not in command_words(options)  # as by default
 
@@ -129,7 +129,7 @@ def test_data_is_found_in_its_usual_folders(tmp_path, monkeypatch, refused):
 
 
 def test_options_survive_json_and_those_of_another_version_are_refused():
-    options = replace(complete(TrainingOptions(init_from=(Path("a.keras"),))), output=Path("b.keras"))
+    options = replace(complete(TrainingOptions(init_from=[Path("a.keras")])), output=Path("b.keras"))
     saved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     saved["init_from"] = ["a.keras"]
     assert TrainingOptions.from_json(saved) == options
