@@ -15,6 +15,7 @@ SOFT_LABEL_WEIGHT = 0.6  # of the network's own predictions, beside the labels
 SELF_DISTILLATION = {"weight_decay": 0.1, "label_smoothing": 0.0, "mixup": 0.4}
 SELF_DISTILLATION_RATE = 0.75  # times --learning-rate
 SELF_DISTILLATION_AUGMENTATION = 0.3  # times --augmentation, reached at the end of a round
+TEACHER_AUGMENTATION = 0.5  # the same with a --teacher
 FINE_TUNING_SLOWDOWN = 5  # the rate of the phase before is divided by this
 
 
@@ -56,8 +57,8 @@ def phases(options) -> list[Phase]:
     """Return the phases of complete `TrainingOptions` in their order."""
     full, strength, rounds = first_epochs(options), options.augmentation, options.self_distillation_rounds
     phase = Phase(0, full, (0, full), options.learning_rate, (strength, strength), options.mixup)
-    if options.teacher:  # soft labels need no smoothing
-        phase = replace(phase, label_smoothing=0.0)
+    if options.teacher:  # soft labels need no smoothing, and less augmentation in the end
+        phase = replace(phase, label_smoothing=0.0, augmentation=(strength, strength * TEACHER_AUGMENTATION))
     small = replace(phase, end=options.small_image_epochs, image_size=SMALL_IMAGE_SIZE)
     planned = [small, replace(phase, first=small.end)]
     for number in range(1, max(rounds, 1) + 1):
