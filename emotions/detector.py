@@ -22,6 +22,9 @@ class EmotionDetector:
             print(face.box, face.label, face.probabilities)
         cv2.imwrite("annotated.jpg", faces.plot())
 
+    `box` is x, y, width, height in pixels; `probabilities` is float32 (7,) in the order angry, disgust, fear, happy,
+    sad, surprise, neutral; `faces.to_dict()` is ready for JSON. For a video's frames, call `track` instead.
+
     `model` is the path of a .keras or .tflite file or a `model.Classifier`, which threads may share, by default the
     included network; `labels` chooses its output, "ferplus" or "fer2013". Below the probability `threshold` a label is
     "uncertain"; `smoothing_seconds` is the time constant of a tracked face's probabilities, 0 for none. Images are

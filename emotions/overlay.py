@@ -3,6 +3,8 @@
 Every function draws on the BGR uint8 image it is given, which must be contiguous (`.copy()` of a view is).
 """
 
+import unicodedata
+
 import cv2
 import numpy as np
 
@@ -62,9 +64,14 @@ def draw_faces(image: np.ndarray, faces, bars: bool = False) -> None:
         draw_text(image, text, area[:2], scale, ink, color)
 
 
-def draw_status(image: np.ndarray, text: str) -> None:
-    """Write a line, such as the frame rate, in the upper left corner."""
-    draw_text(image, text, (0, 0), 0.8 * text_scale(image.shape), WHITE, BLACK)
+def draw_status(image: np.ndarray, text: str, faces=()) -> None:
+    """Write a line, such as the frame rate, in the upper left corner, or in the right one if a label is there."""
+    scale = 0.8 * text_scale(image.shape)
+    width, height, _ = _text_size(drawable(text), scale)
+    labels = [_label(image.shape, face, numbered=len(faces) > 1)[1] for face in faces]
+    lefts = (0, max(image.shape[1] - width, 0))
+    covered = [sum(intersection((left, 0, width, height), label) for label in labels) for left in lefts]
+    draw_text(image, text, (lefts[covered[1] < covered[0]], 0), scale, WHITE, BLACK)
 
 
 def draw_message(image: np.ndarray, text: str) -> None:
@@ -90,10 +97,10 @@ def draw_help(image: np.ndarray, faces=()) -> None:
         room = max(image.shape[1] - width, 0), max(image.shape[0] - height, 0)
         panels = [(round(x * room[0]), round(y * room[1]), width, height) for x, y in HELP_PLACES]
         covered = [sum(intersection(panel, area) for area in areas) for panel in panels]
-        left, top, *_ = panel = panels[covered.index(min(covered))]
+        left, top, *_ = panels[covered.index(min(covered))]
         if not min(covered):
             break
-    darken(image, panel)
+    image[top : top + height, left : left + width] = BLACK  # not only darker: there may be bars below
     for i, (key, what) in enumerate(KEYS):
         line = top + line_height // 2 + i * line_height
         draw_text(image, key, (left + line_height // 2, line), scale, COLORS["happy"])
@@ -105,6 +112,7 @@ def draw_text(image: np.ndarray, text: str, corner, scale: float, ink, backgroun
 
     On a filled rectangle of the color `background`, or without one with a dark outline.
     """
+    text = drawable(text)
     width, height, baseline = _text_size(text, scale)
     x = max(min(corner[0], image.shape[1] - width), 0)
     y = max(min(corner[1], image.shape[0] - height), 0)
@@ -115,6 +123,12 @@ def draw_text(image: np.ndarray, text: str, corner, scale: float, ink, backgroun
     else:
         cv2.putText(image, text, start, FONT, scale, BLACK, thickness + 2, cv2.LINE_AA)
     cv2.putText(image, text, start, FONT, scale, ink, thickness, cv2.LINE_AA)
+
+
+def drawable(text: str) -> str:
+    """Return text in the letters that OpenCV's font has: without accents, and ? for all others."""
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(letter if letter.isascii() else "?" for letter in letters if not unicodedata.combining(letter))
 
 
 def darken(image: np.ndarray, box) -> None:

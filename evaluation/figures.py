@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from evaluation.history import CHANCE, best_epoch, flag
 from evaluation.metrics import by_labels, expected_calibration_error, reliability
@@ -78,7 +79,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
         if f"val_{name}_accuracy" in history:
             axes[0].plot(epochs, history[f"val_{name}_accuracy"], style, color=ORANGE, label=f"validation, {name}")
     axes[0].plot(epochs, 0 * epochs + CHANCE, color=GREEN, linewidth=1, linestyle="-.", label="chance (1 in 7)")
-    axes[0].yaxis.set_major_formatter("{x:.0%}")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_title(f"accuracy, best {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
     axes[1].set_title("loss (nats); dotted: learning rate drops" if len(drops) else "loss (cross-entropy, nats)")
     for place, text in phase_changes(history):

@@ -1,6 +1,5 @@
 """Cameras and streams: always the newest image, and reconnected when they fail."""
 
-import itertools
 import socket
 import sys
 import threading
@@ -22,7 +21,8 @@ SILENT_SECONDS = 2.0  # without a new image before the user is told
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0  # between attempts to reconnect, doubled each time
 ERROR_FPS = 10  # how often the last image is repeated while a live source is silent
 CONNECT_SECONDS = 5.0
-ANIMATIONS = [cv2.VideoWriter_fourcc(*name) for name in ("gif ", "apng", "webp")]  # they end, and no server says when
+# Animated images, and a .png: they end, and no server says when.
+ANIMATIONS = [cv2.VideoWriter_fourcc(*name) for name in ("gif ", "apng", "webp", "MPNG")]
 
 
 class Camera(Source):
@@ -166,6 +166,8 @@ def _why_no_stream(url: str) -> str:
         return f"{name} needs a user name and password, and the right ones: {scheme}://USER:PASSWORD@{rest}"
     if status.startswith("2") and content_type.startswith("text/html"):
         return f"{name} is a web page, not a video. Give the address of the video or stream itself."
+    if status.startswith("2"):
+        return f"OpenCV finds no video at {name}. Check the address, or download it and give the file."
     if status:
         return f"OpenCV finds no video at {name}, which responds with status {status}. Check the address."
     return f"The stream {name} does not respond. Check the address and the network."
@@ -173,17 +175,27 @@ def _why_no_stream(url: str) -> str:
 
 def _response(url: str) -> tuple[str, str]:
     """Return status and content type that a server responds with over HTTP or RTSP, "" for each without a response."""
+    import http.client  # not at the top: they take longer than a camera needs to open
+    import ssl
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
     try:
         parts = urllib.parse.urlsplit(url)
-        port = {"http": 80, "rtsp": 554}[parts.scheme]
-        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        host = f"{parts.hostname}:{parts.port or port}"
-        request = f"GET {target} HTTP/1.0" if port == 80 else f"DESCRIBE rtsp://{host}{target} RTSP/1.0"
-        with socket.create_connection((parts.hostname, parts.port or port), CONNECT_SECONDS) as connection:
-            connection.sendall(f"{request}\r\nHost: {host}\r\nCSeq: 1\r\n\r\n".encode())
-            with connection.makefile("r", encoding="latin-1") as lines:
-                status = next(lines).split()[1]
-                headers = dict(line.lower().split(": ", 1) for line in itertools.takewhile(str.strip, lines))
-        return status, headers.get("content-type", "")
-    except (OSError, ValueError, LookupError, StopIteration):
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        if parts.scheme == "rtsp":
+            with socket.create_connection((parts.hostname, parts.port or 554), CONNECT_SECONDS) as connection:
+                connection.sendall(f"DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+                with connection.makefile("r", encoding="latin-1") as lines:
+                    version, status, *_ = next(lines).split()
+                    return (status, "") if version.startswith("RTSP/") else ("", "")
+        if parts.scheme not in ("http", "https"):
+            return "", ""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # as FFmpeg, which has no certificates
+        with urlopen(address, timeout=CONNECT_SECONDS, context=context) as response:
+            return str(response.status), response.headers.get_content_type()
+    except HTTPError as error:
+        return str(error.code), ""
+    except (OSError, ValueError, LookupError, StopIteration, http.client.HTTPException):
         return "", ""

@@ -24,7 +24,7 @@ class Log(Closable):
     """
 
     def __init__(self, path, marked: bool = False):
-        self.path, self.faces = Path(path), 0
+        self.path, self.rows = Path(path), 0
         check_output(self.path, LOG_FORMATS)
         self._csv = self.path.suffix.lower() == ".csv"
         self._lines = ["\ufeff" * marked + ",".join(LOG_COLUMNS)] if self._csv else []
@@ -37,8 +37,9 @@ class Log(Closable):
         if frame.again:
             return
         line = self._csv_line if self._csv else self._json_line
-        self.faces += len(faces)
-        self._lines += [line(frame, face) for face in faces] or [line(frame, None)] * frame.still
+        lines = [line(frame, face) for face in faces] or [line(frame, None)] * frame.still
+        self.rows += len(lines)
+        self._lines += lines
         if time.monotonic() - self._flushed_seconds >= FLUSH_SECONDS:
             self._flush()
 
@@ -74,7 +75,7 @@ class Log(Closable):
     @property
     def summary(self) -> str:
         """What was written, "" if nothing."""
-        return f"{self.path.resolve()} ({plural(self.faces, 'line')})" if self._file else ""
+        return f"{self.path.resolve()} ({plural(self.rows, 'line')})" if self._file else ""
 
     def close(self) -> None:
         """Write the last lines."""

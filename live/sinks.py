@@ -164,13 +164,15 @@ class Outputs(Closable):
     `files` are the paths of all sources that are files; `images` tells whether they all are.
     """
 
-    def __init__(self, path: Path | None, files: list[Path], images: bool):
-        self.path, self._images, self._single = path, images, len(files) < 2
+    def __init__(self, path: Path | str | None, files: list[Path], images: bool):
+        slash = str(path).endswith(("/", os.sep))  # which a Path would drop
+        path = self.path = None if path is None else Path(path)
+        self._images, self._single = images, len(files) < 2
         self._written, self._recording = [], None
         if path is None:
             return
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
-        self._folder = not known and (path.is_dir() or not path.suffix)
+        self._folder = slash or (not known and (path.is_dir() or not path.suffix))
         if not self._folder:
             check_output(path, IMAGE_FORMATS if images and self._single else tuple(CODECS))
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
@@ -197,7 +199,7 @@ class Outputs(Closable):
         path, number = self.path, 2
         if self._folder:
             path.mkdir(exist_ok=True)
-            stem, suffix = re.sub(r"[^\w. ,()'+-]", "_", Path(name).stem), Path(name).suffix.lower()
+            stem, suffix = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", Path(name).stem), Path(name).suffix.lower()
             suffix = suffix if suffix in suffixes else suffixes[0]
             path = path / f"{stem}{suffix}"
             while path in self._written:

@@ -7,6 +7,7 @@ from collections import Counter, deque
 
 import numpy as np
 
+from emotions.smoothing import UNCERTAIN
 from live.sources import Frame, Source
 
 STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
@@ -86,7 +87,8 @@ class Results:
         self._with_face += bool(faces)
         self._labels.update(face.label for face in faces)
         if frame.still:
-            labels = ", ".join(f"{face.label} {max(face.probabilities):.0%}" for face in faces)
+            shares = ("" if face.label == UNCERTAIN else f" {max(face.probabilities):.0%}" for face in faces)
+            labels = ", ".join(face.label + share for face, share in zip(faces, shares, strict=True))
             print(f"{frame.name}: " + (f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE), flush=True)
         total, now = self._source.frame_count, time.monotonic()
         if self._bar and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from emotions.overlay import COLORS
+from emotions.overlay import COLORS, drawable
 from emotions.smoothing import UNCERTAIN
 from live.sinks import IMAGE_FORMATS, check_output, write_image
 from live.sources import Closable, Frame
@@ -53,7 +53,8 @@ class Timeline(Closable):
         canvas = np.full((height * ZOOM, WIDTH * ZOOM, 3), 255, np.uint8)
         others = len(self._rows) - len(shown)
         title = f"{self.title} ({others} more faces were seen for shorter)" if others else self.title
-        _text(canvas, title, (LEFT, 52), 1.0, DARK)
+        width = cv2.getTextSize(drawable(title), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)[0][0]
+        _text(canvas, title, (LEFT, 52), min(1.0, (WIDTH - LEFT - 20) / width if width else 1.0), DARK)
         for place, face in enumerate(shown):
             top = TOP + place * (CHART + STRIP + GAP)
             if len(self._rows) > 1:
@@ -108,6 +109,5 @@ class Timeline(Closable):
 
 def _text(canvas: np.ndarray, text: str, corner, scale: float, color) -> None:
     """Write a line with its lower left corner at `corner`, in pixels of the reduced image."""
-    text = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
     place = round(corner[0] * ZOOM), round(corner[1] * ZOOM)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale * ZOOM, color, ZOOM, cv2.LINE_AA)
+    cv2.putText(canvas, drawable(text), place, cv2.FONT_HERSHEY_SIMPLEX, scale * ZOOM, color, ZOOM, cv2.LINE_AA)

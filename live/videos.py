@@ -26,7 +26,7 @@ class VideoFile(Source):
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(
-                f"{self.name} is not a video that OpenCV can read. Convert it to .mp4, for example with ffmpeg."
+                f"{self.name} is not a video that OpenCV can read, or is damaged. Convert it, for example with ffmpeg."
             )
         get = self._capture.get
         fps = get(cv2.CAP_PROP_FPS)

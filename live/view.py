@@ -61,7 +61,7 @@ class View:
         """Return what the window shows: the annotated frame with status, help and message."""
         shown = self.image.copy()
         if status:
-            overlay.draw_status(shown, status)
+            overlay.draw_status(shown, status, self._faces)
         if self.help:
             overlay.draw_help(shown, self._faces)
         if time.perf_counter() < self._notice_seconds + NOTICE_SECONDS:

@@ -191,6 +191,13 @@ def test_a_long_message_is_broken_into_lines():
     assert changed_box(untouched, long)[1] == 479
 
 
+def test_the_status_leaves_a_label_free_and_letters_without_a_shape_are_one_mark():
+    image = np.full((480, 640, 3), 200, np.uint8)
+    overlay.draw_status(image, "22 fps", [Face(1, (5, 5, 200, 200), PROBABILITIES, "happy")])
+    assert (image[:, :320] == 200).all() and (image[:, 320:] < 100).any()
+    assert overlay.drawable("Müller – 日.jpg") == "Muller ? ?.jpg"
+
+
 @pytest.mark.parametrize("box", [(220, 140, 200, 200), (20, 200, 250, 250), (380, 20, 240, 240)])
 def test_the_help_covers_no_face(box):
     image = np.full((480, 640, 3), 200, np.uint8)

@@ -266,6 +266,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+        elif self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/page")
+            self.end_headers()
         elif self.path == "/secret":
             self.send_error(401)
         else:
@@ -299,7 +303,12 @@ def serve(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="a socket that is reset there is reported late")
 def test_a_server_that_sends_no_video_is_named(run, serve):
     host = serve(Handler)
-    for path, sentence in (("page", "is a web page"), ("secret", "needs a user name"), ("none", "status 404")):
+    for path, sentence in (
+        ("page", "is a web page"),
+        ("moved", "is a web page"),
+        ("secret", "needs a user name"),
+        ("none", "status 404"),
+    ):
         status, _, err = run(f"http://{host}/{path}")
         assert status == 2 and sentence in err and err.count("\n") == 1
     status, _, err = run(f"rtsp://{serve(RtspHandler)}/live")

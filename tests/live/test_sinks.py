@@ -184,6 +184,21 @@ def test_a_log_has_a_line_for_every_face(tmp_path):
     assert pd.read_csv(tmp_path / "a.csv")["file"].tolist() == ['a, "b".png'] * 2
 
 
+def test_a_log_tells_how_many_lines_it_has_with_those_of_images_without_a_face(tmp_path):
+    with Log(tmp_path / "a.json") as log:
+        log.write(Frame(None, 0, 0, name="a.png", still=True), [])
+        log.write(Frame(None, 1, 1, name="b.png", still=True), faces(2))
+    assert "(3 lines)" in log.summary and len((tmp_path / "a.json").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["Tom & Anna #1.png", "50% – off!.png", "Müller=1.png"])
+def test_a_copy_in_a_folder_keeps_its_name_and_a_slash_makes_a_folder(tmp_path, name):
+    write_image(tmp_path / name, noise(1)[0])
+    with Outputs(f"{tmp_path}/copies.v1/", [tmp_path / name], images=True) as outputs:
+        outputs.open(Images([tmp_path / name], name)).write(noise(1)[0], 0.0, name)
+    assert [path.name for path in (tmp_path / "copies.v1").iterdir()] == [name]
+
+
 def test_a_log_without_a_frame_is_not_created(tmp_path):
     Log(tmp_path / "a.csv").close()
     assert list(tmp_path.iterdir()) == []
