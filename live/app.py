@@ -257,7 +257,7 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     """Return the outputs, then a log and a timeline where wanted, after a check that all can be written."""
     images = [file for entry in entries if isinstance(entry, list) for file in entry]
     files = images + [entry for entry in entries if isinstance(entry, Path)]
-    refuse_overwriting((args.log, args.timeline), files)
+    refuse_overwriting((args.output, args.log, args.timeline), files)
     sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]
     if args.log:
         sinks.append(stack.enter_context(Log(args.log, marked=not all(str(file).isascii() for file in files))))
