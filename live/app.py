@@ -16,7 +16,7 @@ import numpy as np
 from emotions import EmotionDetector, Face
 from live.logs import Log
 from live.opening import find_sources, is_camera, open_entry
-from live.sinks import OutputError, Outputs, refuse_overwriting
+from live.sinks import OutputError, Outputs, refuse_overwriting, refuse_sharing
 from live.sources import Frame, Source, SourceError
 from live.statistics import RATE_FRAMES, Results, Statistics, frame_rate
 from live.timeline import Timeline
@@ -257,7 +257,9 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     """Return the outputs, then a log and a timeline where wanted, after a check that all can be written."""
     images = [file for entry in entries if isinstance(entry, list) for file in entry]
     files = images + [entry for entry in entries if isinstance(entry, Path)]
-    refuse_overwriting((args.output, args.log, args.timeline), files)
+    outputs = [path for path in (args.output, args.log, args.timeline) if path]
+    refuse_overwriting(outputs, files)
+    refuse_sharing(outputs)
     sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]
     if args.log:
         sinks.append(stack.enter_context(Log(args.log, marked=not all(str(file).isascii() for file in files))))

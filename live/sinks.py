@@ -244,11 +244,14 @@ class Outputs(Closable):
 
 
 def refuse_overwriting(outputs, sources) -> None:
-    """Raise `OutputError` if one of the output paths is one of the source files, or two of them are one file."""
-    outputs = [path for path in outputs if path]
+    """Raise `OutputError` if one of the output paths is one of the source files."""
     for path in outputs:
         if any(_is_same(path, source) for source in sources):
             raise OutputError(f"{path} would overwrite the source. Choose another name.")
+
+
+def refuse_sharing(outputs) -> None:
+    """Raise `OutputError` if two of the output paths are one file."""
     for path, other in itertools.combinations(outputs, 2):
         if _is_same(path, other):
             raise OutputError(f"{path} and {other} are one file. Choose another name.")
