@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -32,6 +33,7 @@ RESNETS = {  # filters and stride of the first convolution, then of each residua
 }
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
+TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
 JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
 DESCRIPTION_TYPES = {  # of what is read from a description
     **{"labels": list, "pixel_range": list, "sha256": str},
@@ -566,11 +568,21 @@ def _load_lite(path: Path, description: dict) -> Classifier:
     try:
         if path.stat().st_size > UNPACKED_BYTES:
             raise ModelError("it is too large")
-        classifier = Classifier(*lite_predict(path.read_bytes()), description)
-        classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
+        if not (path.absolute().parent == BEST_MODEL.parent and "sha256" in description):  # train.py made it here
+            use = "model.try_lite(path)"
+            if not survives("import model; model.import_interpreter()", use, path.absolute(), sha256_of(path)):
+                raise ModelError("it crashes the program, or does not end")
+        classifier = try_lite(path, description)
     except (OSError, RuntimeError, ModelError) as error:  # RuntimeError: an operation failed
         reason = _first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
+    return classifier
+
+
+def try_lite(path, description: dict | None = None) -> Classifier:
+    """Load a `.tflite` file and classify a face with it. Raises `RuntimeError` or `ModelError` if that fails."""
+    classifier = Classifier(*lite_predict(Path(path).read_bytes()), description or {})
+    classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
     return classifier
 
 
@@ -583,7 +595,7 @@ def lite_predict(content: bytes) -> tuple:
     """
     with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
         warnings.simplefilter("ignore")  # TensorFlow's copy warns that it is deprecated
-        interpreter_class = _import_interpreter()
+        interpreter_class = import_interpreter()
         try:
             interpreter = interpreter_class(model_content=content)
             interpreter.allocate_tensors()
@@ -619,7 +631,7 @@ def _lite_outputs(interpreter) -> dict:
     return {name: named[name] for name in OUTPUTS if name in named}
 
 
-def _import_interpreter():
+def import_interpreter():
     """Return LiteRT's interpreter class, from its own small package or from TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -658,6 +670,26 @@ def describing(path: Path) -> dict:
 def sha256_of(path: Path) -> str:
     """Return the hash of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def survives(preparation: str, use: str, path: Path, sha256: str) -> bool:
+    """Return whether a process of its own survives the use of a file: native code may crash in it, or never end.
+
+    Python runs `preparation`, which may take long, then `use` with `path`; an exception in it is no crash. A file is
+    tried once, as long as its content has the same hash.
+    """
+    if getattr(sys, "frozen", False):  # a program made of this one: it has no Python to start
+        return True
+    code = (
+        f"import contextlib, faulthandler, sys; path = sys.argv[1]; {preparation}\n"
+        f"faulthandler.dump_traceback_later({TRIAL_SECONDS}, exit=True)\n"
+        f"with contextlib.suppress(Exception): {use}\n"
+        "print('survived')"
+    )
+    command, quiet = [sys.executable, "-c", code, str(path)], subprocess.DEVNULL
+    options = {"stdin": quiet, "stderr": quiet, "cwd": Path(__file__).parent}  # its modules, and no other's
+    return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.strip() == b"survived"
 
 
 def read_description(path: Path) -> dict:

@@ -333,6 +333,23 @@ def test_refuses_a_description_that_contradicts_the_contract(saved, tmp_path, de
     refused(copy_with(saved, tmp_path, description), message)
 
 
+@pytest.mark.parametrize(
+    ("use", "survived"),
+    [("open(path).read()", True), ("1 / 0", True), ("os.abort()", False), ("any(iter(int, 1))", False)],
+)
+def test_a_trial_tells_crashes_and_hangs_from_exceptions(tmp_path, monkeypatch, use, survived):
+    monkeypatch.setattr(model_module, "TRIAL_SECONDS", 0.5)
+    (tmp_path / "a.txt").touch()
+    assert model_module.survives("import os", use, tmp_path / "a.txt", "") == survived
+
+
+def test_refuses_a_lite_network_that_crashes(lite_network, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "survives", lambda *_: False)
+    path = tmp_path / "a.tflite"
+    path.write_bytes(lite_network.read_bytes())
+    refused(path, "crashes the program")
+
+
 # --- two outputs
 
 
