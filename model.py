@@ -35,6 +35,7 @@ CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions 
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
 TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
 JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
+OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**26  # in a .keras configuration; in a row; in all weights or a layer's output
 DESCRIPTION_TYPES = {  # of what is read from a description
     **{"labels": list, "pixel_range": list, "sha256": str},
     **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},
@@ -483,9 +484,10 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
 
 
 def _load_keras(path: Path, description: dict) -> Classifier:
-    _refuse_unsafe(path)
+    config = _refuse_unsafe(path)
     keras = import_keras()
     try:
+        _refuse_huge(config)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
         names = tuple(getattr(model, "output_names", ()))
@@ -507,6 +509,25 @@ def _load_keras(path: Path, description: dict) -> Classifier:
         reason = _first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used: {reason}. Train a new one with: python train.py") from error
     return keras_classifier(model, description)
+
+
+def _refuse_huge(config: dict) -> None:
+    """Raise `ModelError` for a Keras configuration of a network that might fill the memory, without filling it."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    config = {key: value for key, value in config.items() if key != "compile_config"}
+    try:
+        with keras.StatelessScope(initialize_variables=False):  # variables with a shape and without values
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])  # nobody is to give them values later
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    nodes = {id(node): node for layer in layers for node in layer._inbound_nodes}.values()
+    outputs = keras.tree.flatten([node.output_tensors for node in nodes])
+    weights = sum(math.prod(weight.shape) for weight in getattr(model, "variables", ()))
+    if max([weights, *(math.prod(filter(None, output.shape)) for output in outputs)]) > NUMBERS:
+        raise ModelError("it needs more memory than a network of faces can")
 
 
 def keras_classifier(model, description: dict) -> Classifier:
@@ -743,8 +764,8 @@ def check_types(content: dict, types: dict) -> None:
             raise ValueError(f"{key} is not of the type {kind.__name__}")
 
 
-def _refuse_unsafe(path: Path) -> None:
-    """Raise `ModelError` unless the file is a `.keras` archive that names Keras's own layers and nothing else.
+def _refuse_unsafe(path: Path) -> dict:
+    """Return the configuration in a `.keras` archive; raise `ModelError` if it names more than some of Keras's layers.
 
     Keras's safe mode refuses code as well; looking first gives a clear sentence, and does not import anything.
     """
@@ -764,7 +785,10 @@ def _refuse_unsafe(path: Path) -> None:
             if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
                 raise ValueError("Keras compresses in another way")
             with archive.open("config.json") as config:
-                parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
+                parsed = parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
+            lists = [part["layers"] for part in parts if isinstance(part.get("layers"), list)]
+            if sum("class_name" in part for part in parts) > OBJECTS or max(map(len, lists), default=0) > LAYERS:
+                raise ValueError("it has more layers than a network of faces can need")
     except Exception as error:  # zipfile raises many kinds for a damaged or encrypted archive
         raise ModelError(f"{path} is damaged ({_first_line(error)}). Train a new one with: python train.py") from error
     for part in parts:
@@ -772,3 +796,4 @@ def _refuse_unsafe(path: Path) -> None:
         custom = module is not None and not (module == "builtins" or str(module).split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):
             raise ModelError(f"{path} carries code ({part.get('class_name')}) and is refused: built-in layers only.")
+    return parsed
