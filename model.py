@@ -694,7 +694,7 @@ def sha256_of(path: Path) -> str:
 
 
 @functools.cache
-def survives(preparation: str, use: str, path: Path, sha256: str) -> bool:
+def survives(preparation: str, use: str, path: Path, sha256: str, seconds: float = TRIAL_SECONDS) -> bool:
     """Return whether a process of its own survives the use of a file: native code may crash in it, or never end.
 
     Python runs `preparation`, which may take long, then `use` with `path`; an exception in it is no crash. A file is
@@ -704,7 +704,7 @@ def survives(preparation: str, use: str, path: Path, sha256: str) -> bool:
         return True
     code = (
         f"import contextlib, faulthandler, sys; path = sys.argv[1]; {preparation}\n"
-        f"faulthandler.dump_traceback_later({TRIAL_SECONDS}, exit=True)\n"
+        f"faulthandler.dump_traceback_later({seconds}, exit=True)\n"
         f"with contextlib.suppress(Exception): {use}\n"
         "print('survived')"
     )

@@ -375,10 +375,9 @@ def test_refuses_a_description_that_contradicts_the_contract(saved, tmp_path, de
     ("use", "survived"),
     [("open(path).read()", True), ("1 / 0", True), ("os.abort()", False), ("any(iter(int, 1))", False)],
 )
-def test_a_trial_tells_crashes_and_hangs_from_exceptions(tmp_path, monkeypatch, use, survived):
-    monkeypatch.setattr(model_module, "TRIAL_SECONDS", 0.5)
+def test_a_trial_tells_crashes_and_hangs_from_exceptions(tmp_path, use, survived):
     (tmp_path / "a.txt").touch()
-    assert model_module.survives("import os", use, tmp_path / "a.txt", "") == survived
+    assert model_module.survives("import os", use, tmp_path / "a.txt", "", 0.5) == survived
 
 
 def test_refuses_a_lite_network_that_crashes(lite_network, tmp_path, monkeypatch):

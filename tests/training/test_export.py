@@ -217,6 +217,16 @@ def test_an_export_that_predicts_differently_is_not_written(folder, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["best_model.keras"]
 
 
+def test_other_layers_are_tried_before_they_are_converted(folder, tmp_path, monkeypatch, capsys):
+    layers = keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(7, "softmax")
+    keras.Sequential([keras.Input((48, 48, 1)), *layers]).save(tmp_path / "best_model.keras")
+    monkeypatch.setattr(export, "survives", lambda *_: False)  # as with an LSTM
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--export", "--data", str(folder / "data")]) == 2
+    assert "converter crashes" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model.keras"]
+
+
 def test_what_cannot_be_converted_or_written_is_reported(folder, tmp_path, monkeypatch, capsys):
     network = load_classifier(folder / "best_model.keras").model
     with pytest.raises(ModelError, match="cannot be converted to float16"):
