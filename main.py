@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams
+from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams, warn
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {  # of the libraries, unless it is set already
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             return 0 if check.check(args.cascade, args.model) else 2
         app.run(args)
     except UserError as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        warn(f"main.py: {error}")
         return 2
     return 0
 
@@ -95,10 +95,10 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # the reader has gone, as after `| head`
         return 0
     except OSError as error:  # no permission, or a name that is too long
-        print(f"main.py: {error}", file=sys.stderr)
+        warn(f"main.py: {error}")
         return 2
     except ImportError as error:
-        print(f"main.py: {explain_import_error(error, 'requirements-live.txt')}", file=sys.stderr)
+        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
         return 2
     except KeyboardInterrupt:
         return 130

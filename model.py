@@ -683,7 +683,9 @@ def describing(path: Path) -> dict:
     """
     description = read_description(description_path(path))
     if description.get("sha256", "") not in ("", sha256_of(path)):
-        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
+        print(
+            f"{description_path(path).name!r} describes another network than {path.name!r}: ignored.", file=sys.stderr
+        )
         return {}
     return description
 

@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             similar = difflib.get_close_matches(unknown, options, 1)
             message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -42,6 +42,16 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse's word for it in its error message
     return parse
+
+
+def printable(text) -> str:
+    """Return text with escapes for characters that a terminal would obey or cannot show, as a file's name may have."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def warn(text) -> None:
+    """Print a sentence on stderr."""
+    print(printable(text), file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:

@@ -1,12 +1,12 @@
 """What the user names -> sources: cameras, streams, videos, images, folders, patterns, demo."""
 
 import glob
-import sys
 from pathlib import Path
 
+from common.cli import warn
 from common.files import IMAGE_SUFFIXES
 from live.cameras import Camera
-from live.sources import Demo, Images, Source, SourceError
+from live.sources import Demo, Images, Source, SourceError, utf8
 from live.videos import VideoFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob")
@@ -65,7 +65,7 @@ def _expand(text: str) -> list:
     if text.startswith("file:"):
         raise SourceError(f"{text} is a file on this machine. Give its path, without file://.")
     if text == "demo" or is_camera(text) or "://" in text:
-        return [text]
+        return [utf8(text)]
     path = Path(text)
     if path.is_dir():
         return _files_of(path)
@@ -89,5 +89,5 @@ def _files_of(folder: Path) -> list[Path]:
         raise SourceError(f"The folder {folder} contains no images ({kinds}) and no videos. {note}".rstrip())
     if others := len(files) - len(used):
         skipped = f"{others} of {len(files)} files in {folder} are skipped: no images or videos, by their names. {note}"
-        print(skipped.rstrip(), file=sys.stderr)
+        warn(skipped.rstrip())
     return used

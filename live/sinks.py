@@ -81,6 +81,7 @@ class Recording(Closable):
     def __init__(self, path, fps: float, live: bool, size: tuple[int, int] | None = None):
         self.path, self._size = Path(path), size
         check_output(self.path, tuple(CODECS))
+        opencv_path(self.path)  # raises an error before anything is written
         # OpenCV passes on three decimals, and MPEG-4's clock ticks at most 65,535 times a second.
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else DEFAULT_FPS
         self.frames = 0  # written so far

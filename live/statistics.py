@@ -7,6 +7,7 @@ from collections import Counter, deque
 
 import numpy as np
 
+from common.cli import printable
 from live.sources import Frame, Source
 
 STAGES = ("reading", "detecting", "classifying", "drawing", "writing")
@@ -87,7 +88,10 @@ class Results:
         self._labels.update(face.label for face in faces)
         if frame.still:
             labels = ", ".join(f"{face.label} {max(face.probabilities):.0%}" for face in faces)
-            print(f"{frame.name}: " + (f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE), flush=True)
+            print(
+                f"{printable(frame.name)}: " + (f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE),
+                flush=True,
+            )
         total, now = self._source.frame_count, time.monotonic()
         if self._bar and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
             self._drawn_seconds, rate = now, self._frames / (now - self._start_seconds)
@@ -109,7 +113,7 @@ class Results:
         if self._bar:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
         if self._frames and not self._source.still:
-            print(f"{self._source.name}: {self.summary}", flush=True)
+            print(f"{printable(self._source.name)}: {self.summary}", flush=True)
         self._frames = 0
 
 

@@ -2,13 +2,13 @@
 
 import math
 import queue
-import sys
 import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from common.cli import warn
 from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, read_frame, without_secrets
 
 READ_AHEAD = 8  # frames,
@@ -82,7 +82,7 @@ class VideoFile(Source):
         # Of a file with a varying rate OpenCV counts the frames that its duration would hold at the nominal one.
         missing = max(self._count, self._last_seconds * self.fps) < 0.95 * self.frame_count
         if missing and self.paths and is_cut_off(self.paths[0]):
-            print(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.", file=sys.stderr)
+            warn(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.")
 
     def _refuse_frozen(self, image) -> None:
         """Raise `SourceError` if the first hundred frames, or all if `image` is None, are equal in a large file."""

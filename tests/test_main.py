@@ -317,6 +317,19 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(lite_network, capsys, tm
         assert {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), video]} == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
+def test_names_never_reach_the_terminal_as_they_are(run, tmp_path, image_file, video):
+    nasty = "a\n\x1b[31m\u202e" + (os.fsdecode(b"\xff") if sys.platform != "darwin" else "")
+    folder = tmp_path / nasty
+    folder.mkdir()
+    shutil.copy(image_file, folder / f"{nasty}.png")
+    for args in ([folder], [folder / "none.mp4"], [folder, "--output", tmp_path / f"{nasty}.png"]):
+        _, out, err = run(*args)
+        shown = out + err
+        assert shown.isprintable() or set(filter(lambda each: not each.isprintable(), shown)) == {"\n"}
+        assert "a\\n\\x1b[31m\\u202e" in shown
+
+
 def test_an_output_without_write_permission(run, tmp_path):
     if os.name == "nt" or os.geteuid() == 0:  # root may write everywhere: a folder is in the way instead
         (tmp_path / "x.mp4").mkdir()
