@@ -50,8 +50,9 @@ def printable(text) -> str:
 
 
 def warn(text) -> None:
-    """Print a sentence on stderr."""
-    print(printable(text), file=sys.stderr)
+    """Print a sentence on stderr, if somebody is there to read it."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:

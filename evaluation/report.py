@@ -51,7 +51,8 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
         training_section(run, history, chance),
         data_section(run, dataset, irregularities),
     ]
-    (run / "report.md").write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+    report = "\n\n".join(filter(None, sections)) + "\n"
+    (run / "report.md").write_bytes(report.encode(errors="backslashreplace"))  # a path may be no Unicode
     return card
 
 

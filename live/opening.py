@@ -72,6 +72,8 @@ def _expand(text: str) -> list:
     if path.exists():
         if path.suffix.lower() in HEIC_SUFFIXES:
             raise SourceError(f"{path}: {HEIC_FIX}")
+        if not path.is_file():  # a pipe would be waited for
+            raise SourceError(f"{path} is a pipe or a device. Give a file, or a camera's number.")
         return [path]
     if matches := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (of an absolute pattern, too)
         return [entry for match in matches for entry in _expand(match)]

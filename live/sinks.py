@@ -195,7 +195,7 @@ class Outputs(Closable):
         if path is None:
             return
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
-        self._folder = not known and (path.is_dir() or not path.suffix)
+        self._folder = not known and (path.is_dir() or not (path.suffix or path.exists()))
         if not self._folder:
             check_output(path, IMAGE_FORMATS if images and self._single else tuple(CODECS))
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):

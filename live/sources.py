@@ -10,7 +10,7 @@ import numpy as np
 
 from common.cli import warn
 from emotions.images import read_image
-from model import UserError
+from model import UserError, native_stderr_hidden
 
 DEMO_FACES = Path(__file__).resolve().parent.parent / "demo" / "average_faces.png"
 DEFAULT_FPS = 30.0  # if neither source nor file has a rate
@@ -115,7 +115,8 @@ class Images(Source):
             path = self._read[self._next] if again else next(self._unread, None)
             if path is None:
                 break
-            image = read_image(path)
+            with native_stderr_hidden():  # libpng prints what is wrong with a damaged image
+                image = read_image(path)
             if image is not None:
                 index, self._next = self._next, self._next + 1
                 self._read += [] if again else [path]
