@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from common import signals
 from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams, warn
 
 HERE = Path(__file__).resolve().parent
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             from live import check
 
             return 0 if check.check(args.cascade, args.model) else 2
+        signals.handle_stops(signals.interrupt_once, instead_of=[signals.leave])  # there will be files to finish
         app.run(args)
     except UserError as error:
         warn(f"main.py: {error}")
@@ -101,6 +103,7 @@ def main(argv=None) -> int:
         warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
         return 2
     except KeyboardInterrupt:
+        signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt_once])  # more of them change nothing
         return 130
 
 
@@ -119,8 +122,5 @@ def leave(status: int) -> None:
 
 if __name__ == "__main__":
     prepare_streams()
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal, Ctrl-Break: the same as Ctrl-C
-        code = getattr(signal, name, None)  # Windows has no SIGHUP, other systems no SIGBREAK
-        if code and signal.getsignal(code) != signal.SIG_IGN:  # ignored under nohup
-            signal.signal(code, signal.default_int_handler)
+    signals.handle_stops(signals.leave)
     leave(main())

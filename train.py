@@ -15,8 +15,8 @@ import os
 import signal
 import sys
 
+from common import signals
 from common.cli import explain_import_error, first_line, prepare_streams, warn
-from training import signals
 from training.options import parse_args
 
 

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from common.files import atomic_path, lock, move_into_place, sync
+from common.signals import STOPS, interrupt, interrupted
 from emotions.faces import load_cascade
 from evaluation import figures
 from model import FER2013, UserError, build_model, check_types, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
 from training.options import BEST, TrainingOptions, output_problems, shell_command
 from training.schedule import history_columns
-from training.signals import STOPS, interrupt, interrupted
 
 RUNS = Path("runs")
 STATE, HISTORY, ARGUMENTS = "state.json", "history.csv", "arguments.json"
