@@ -21,6 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 OUTPUTS = FER2013, FERPLUS = ("fer2013", "ferplus")
 IMAGE_SIZE = 48  # pixels, width and height
@@ -33,6 +38,7 @@ RESNETS = {  # filters and stride of the first convolution, then of each residua
 }
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
+QUOTED = 300  # letters of another program's error message, at most
 TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
 JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
 OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**26  # in a .keras configuration; in a row; in all weights or a layer's output
@@ -40,6 +46,7 @@ DESCRIPTION_TYPES = {  # of what is read from a description
     **{"labels": list, "pixel_range": list, "sha256": str},
     **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},
 }
+KERAS_BYTES = 3.5 * 2**30  # of addresses that TensorFlow needs: it aborts with fewer
 _STDERR_LOCK = threading.RLock()
 
 
@@ -340,6 +347,10 @@ def import_keras():
     No log level silences all of them, so the process's stderr is closed to native code meanwhile. Nothing is hidden
     from a program that has imported Keras before.
     """
+    allowed_bytes = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
+    if 0 <= allowed_bytes < KERAS_BYTES:
+        gigabytes = f"{allowed_bytes / 2**30:.1f} GB of memory are allowed (ulimit -v)"
+        raise ModelError(f"Only {gigabytes}, and TensorFlow needs {KERAS_BYTES / 2**30:.1f}. Allow more.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     first = "keras" not in sys.modules
     with native_stderr_hidden() if first else contextlib.nullcontext():
@@ -665,7 +676,7 @@ def import_interpreter():
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).split("\n")[0]
+    return (str(error).strip() or repr(error)).split("\n")[0][:QUOTED]
 
 
 # --- descriptions and safety ------------------------------------------------------------------------------------

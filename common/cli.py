@@ -57,7 +57,7 @@ def warn(text) -> None:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, to quote in a sentence."""
-    return (str(error).strip() or repr(error)).split("\n")[0]
+    return (str(error).strip() or repr(error)).split("\n")[0][:300]
 
 
 def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:

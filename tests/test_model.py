@@ -380,6 +380,12 @@ def test_a_trial_tells_crashes_and_hangs_from_exceptions(tmp_path, use, survived
     assert model_module.survives("import os", use, tmp_path / "a.txt", "", 0.5) == survived
 
 
+def test_too_little_memory_for_tensorflow_is_said_before_it_is_tried(network, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * 2**30, -1))
+    refused(network, "Only 2.0 GB")
+
+
 def test_refuses_a_lite_network_that_crashes(lite_network, tmp_path, monkeypatch):
     monkeypatch.setattr(model_module, "survives", lambda *_: False)
     path = tmp_path / "a.tflite"
