@@ -72,13 +72,15 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Return the exit status."""
-    from live import app  # not at the top: OpenCV and NumPy take long, and --help needs neither
-    from model import UserError
+    try:  # not at the top: OpenCV and NumPy take long, and --help needs neither
+        from live import app, check
+        from model import UserError
+    except Exception as error:  # a broken package can raise any kind
+        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
+        return 2
 
     try:
         if args.check:
-            from live import check
-
             return 0 if check.check(args.cascade, args.model) else 2
         signals.handle_stops(signals.interrupt_once, instead_of=[signals.leave])  # there will be files to finish
         app.run(args)

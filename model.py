@@ -667,7 +667,7 @@ def import_interpreter():
     """Return LiteRT's interpreter class, from its own small package or from TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
+    except Exception:  # it is missing, or broken in any way
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
@@ -717,13 +717,14 @@ def survives(preparation: str, use: str, path: Path, sha256: str, seconds: float
         return True
     code = (
         f"import contextlib, faulthandler, sys; path = sys.argv[1]; {preparation}\n"
+        "print('ready', flush=True)\n"
         f"faulthandler.dump_traceback_later({seconds}, exit=True)\n"
         f"with contextlib.suppress(Exception): {use}\n"
         "print('survived')"
     )
     command, quiet = [sys.executable, "-c", code, str(path)], subprocess.DEVNULL
     options = {"stdin": quiet, "stderr": quiet, "cwd": Path(__file__).parent}  # its modules, and no other's
-    return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.strip() == b"survived"
+    return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.split() != [b"ready"]
 
 
 def read_description(path: Path) -> dict:

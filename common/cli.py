@@ -60,7 +60,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or repr(error)).split("\n")[0][:300]
 
 
-def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:
+def explain_import_error(error: Exception, requirements: str = "requirements.txt") -> str:
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"

@@ -383,6 +383,21 @@ def test_an_ascii_stdout_gets_every_character(tmp_path):
     assert process.returncode == 2 and "\\u043d\\u0435\\u0442.tflite" in out and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "package, error, message",
+    [
+        ("cv2", "SystemError('one')", "one. A package is installed but does not load"),
+        ("numpy", "ValueError('numpy.dtype size changed')", "numpy.dtype size changed. A package"),
+        ("keras", "AttributeError('two')", "Keras cannot be used (two)"),
+    ],
+)
+def test_a_package_that_is_broken_in_any_way_is_one_sentence(tmp_path, network, package, error, message):
+    (tmp_path / f"{package}.py").write_text(f"raise {error}")
+    process = start("--source", "demo", "--no-window", "--model", network, PYTHONPATH=str(tmp_path))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and message in err and err.count("\n") == 1 and out == ""
+
+
 @pytest.mark.parametrize("package, message", [("keras", "Keras 2.15.0 is too old"), ("cv2", "is not installed")])
 def test_a_package_that_is_missing_or_too_old_is_named(tmp_path, network, package, message):
     content = '__version__ = "2.15.0"' if package == "keras" else 'raise ModuleNotFoundError("cv2 is not installed")'

@@ -284,6 +284,14 @@ def test_an_unplugged_camera_is_reconnected(cameras, impatient):
     assert scripted.releases >= 3
 
 
+def test_a_stream_over_http_that_stays_away_has_ended(cameras, impatient, monkeypatch, capsys):
+    monkeypatch.setattr(camera_module, "LOST_SECONDS", 0.3)
+    cameras(noise(5))
+    with open_source("http://cam/live") as source:
+        assert [frame for frame in source][-1].error
+    assert "has ended" in capsys.readouterr().err
+
+
 def test_a_camera_that_repeats_one_image_is_reconnected(cameras, impatient):
     image = noise(1)[0]
     scripted = cameras(noise(5) + [image] * 10_000, noise(200, seed=1))
