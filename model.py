@@ -40,8 +40,8 @@ CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions 
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
 QUOTED = 300  # letters of another program's error message, at most
 TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
-JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
-OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**26  # in a .keras configuration; in a row; in all weights or a layer's output
+JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**27, 100  # of a description, and of a .keras archive, at most
+OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**25  # in a .keras configuration; in a row; in all weights or a layer's output
 DESCRIPTION_TYPES = {  # of what is read from a description
     **{"labels": list, "pixel_range": list, "sha256": str},
     **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},

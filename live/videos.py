@@ -10,6 +10,7 @@ import numpy as np
 
 from common.cli import warn
 from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, read_frame, without_secrets
+from model import native_stderr_hidden
 
 READ_AHEAD = 8  # frames,
 READ_AHEAD_BYTES = 64 * 2**20  # or as many as fit into this, if they are large
@@ -23,7 +24,9 @@ class VideoFile(Source):
     def __init__(self, name: str):
         remote = "://" in name
         self.name, self.paths = without_secrets(name), () if remote else (Path(name),)
-        self._capture = cv2.VideoCapture(name if remote else opencv_path(name))
+        address = name if remote else opencv_path(name)
+        with native_stderr_hidden():  # OpenCV prints what is wrong with a damaged .avi
+            self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(
