@@ -68,7 +68,8 @@ def main(argv=None) -> int:
     except (OSError, UserError) as error:  # what the user can fix: a file, an option, a full disk or memory
         warn(f"train.py: {explain(error)}")
         if run and run.folder and isinstance(error, OSError | OutOfMemory):
-            print(run.explain_stop())
+            with contextlib.suppress(OSError):  # stdout may be what failed
+                print(run.explain_stop())
         return 2
     except KeyboardInterrupt:
         signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt])  # a third and fourth one change nothing
