@@ -21,6 +21,7 @@ ENVIRONMENT = {  # of the libraries, unless it is set already
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OPENCV_LOG_LEVEL": "SILENT",
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**28),  # a small file may claim to be a huge image
     "OPENCV_FFMPEG_READ_ATTEMPTS": "1000000",  # packets of sound between two frames of a paused screen recording
     "OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS": "0",  # else cameras take long on Windows
 }
