@@ -432,7 +432,11 @@ class Classifier:
         if len(faces) == 0:
             return np.zeros((0, len(self.outputs), len(EMOTIONS)), np.float32)
         with self._lock:
-            return checked_probabilities(self._predict(faces))
+            try:
+                outputs = self._predict(faces)
+            except Exception as error:  # a layer may fail in many ways
+                raise ModelError(f"The network cannot predict ({_first_line(error)}). Use another one.") from error
+        return checked_probabilities(outputs)
 
     def predicting(self, labels: str) -> "Classifier":
         """Return this network with another of its outputs as `probabilities`. Raises `ModelError` if it lacks it."""

@@ -174,15 +174,17 @@ def make_media(folder: Path) -> None:
 
 
 def make_networks(folder: Path) -> None:
-    """Write one dense layer as .keras and .tflite, with descriptions."""
+    """Write a small network as .keras and .tflite, with descriptions."""
     import keras
     import tensorflow as tf
 
     from model import EMOTIONS, native_stderr_hidden
 
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(7, "softmax")]
-    network = keras.Sequential([keras.Input((48, 48, 1)), *layers])
+    layers = keras.layers
+    filters = layers.Conv2D(4, 3, 2, use_bias=False), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D()
+    ends = layers.Flatten(), layers.Dropout(0.1), layers.Dense(7, "softmax")
+    network = keras.Sequential([keras.Input((48, 48, 1)), layers.Rescaling(1 / 255), *filters, *ends])
     network.save(folder / "tiny.keras")
     face = keras.Input(batch_shape=(1, 48, 48, 1), dtype="uint8")
     with native_stderr_hidden():
