@@ -720,7 +720,7 @@ def survives(preparation: str, use: str, path: Path, sha256: str, seconds: float
     if getattr(sys, "frozen", False):  # a program made of this one: it has no Python to start
         return True
     code = (
-        f"import contextlib, faulthandler, sys; path = sys.argv[1]; {preparation}\n"
+        f"import contextlib, faulthandler, sys; path = sys.argv[1]; sys.path.insert(0, ''); {preparation}\n"
         "print('ready', flush=True)\n"
         f"faulthandler.dump_traceback_later({seconds}, exit=True)\n"
         f"with contextlib.suppress(Exception): {use}\n"

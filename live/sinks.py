@@ -87,7 +87,7 @@ class Recording(Closable):
         self.frames = 0  # written so far
         self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
         self._writer, self._codec = None, ""
-        self._place, self._temporary = contextlib.ExitStack(), None
+        self._place = self._temporary = None  # what moves the finished file into its place; the file beside it
         self._start_seconds = -math.inf  # of the first frame, moved on by every pause
         self._last_seconds = -math.inf  # of the last frame
 
@@ -126,40 +126,34 @@ class Recording(Closable):
             raise OutputError(f"{what}: {ends if self.frames else 'nothing is recorded'}. Free some space.")
 
     def _open(self):
-        self._temporary = self._place.enter_context(atomic_path(self.path))
-        for codec in CODECS[self.path.suffix.lower()]:
-            # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
-            target = opencv_path(self._temporary), cv2.CAP_FFMPEG
-            with native_stderr_hidden():  # most wheels lack H.264
-                writer = cv2.VideoWriter(*target, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
-            if writer.isOpened():
-                self._codec = codec
-                return writer
-            writer.release()
-        others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
-        width, height = self._size
-        self._discard(OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}."))
+        with contextlib.ExitStack() as place:
+            self._temporary = place.enter_context(atomic_path(self.path))
+            for codec in CODECS[self.path.suffix.lower()]:
+                # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
+                target = opencv_path(self._temporary), cv2.CAP_FFMPEG
+                with native_stderr_hidden():  # most wheels lack H.264
+                    writer = cv2.VideoWriter(*target, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+                if writer.isOpened():
+                    self._codec, self._place = codec, place.pop_all()
+                    return writer
+                writer.release()
+            others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
+            width, height = self._size
+            raise OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
 
     def close(self) -> None:
-        """Finish the file. Raises `OutputError` if it turns out not to be readable."""
+        """Finish the file. Raises `OutputError` if it turns out not to be readable, and keeps an older one."""
         if self._writer is None:
             return
-        self._writer.release()
-        self._writer = None
-        capture = cv2.VideoCapture(opencv_path(self._temporary))
-        readable = capture.isOpened() and capture.grab()
-        capture.release()
-        if not readable:
-            self._discard(
-                OutputError(f"{self.path} could not be finished: it is not readable and not kept. Is the disk full?")
-            )
-        self._place.close()
-
-    def _discard(self, error: OutputError) -> None:
-        """Remove what was written beside its place, and raise an error."""
-        self.frames = 0
         with self._place:
-            raise error
+            self._writer.release()
+            self._writer = None
+            capture = cv2.VideoCapture(opencv_path(self._temporary))
+            readable = capture.isOpened() and capture.grab()
+            capture.release()
+            if not readable:
+                self.frames = 0
+                raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
 
     @property
     def summary(self) -> str:
@@ -247,17 +241,13 @@ class Outputs(Closable):
 def refuse_overwriting(outputs, sources) -> None:
     """Raise `OutputError` if one of the output paths is one of the source files."""
     for path in outputs:
-        if any(_is_same(path, source) for source in sources):
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
             raise OutputError(f"{path} would overwrite the source. Choose another name.")
 
 
 def refuse_sharing(outputs) -> None:
     """Raise `OutputError` if two of the output paths are one file."""
     for path, other in itertools.combinations(outputs, 2):
-        if _is_same(path, other):
+        hard_link = path.exists() and other.exists() and path.samefile(other)
+        if hard_link or os.path.realpath(path) == os.path.realpath(other):
             raise OutputError(f"{path} and {other} are one file. Choose another name.")
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    both = path.exists() and other.exists()  # then hard links count, too
-    return path.samefile(other) if both else os.path.realpath(path) == os.path.realpath(other)
