@@ -1,6 +1,6 @@
 """What broken and hostile files do to both scripts: a table by kind of file. Exit status 1 if one does harm.
 
-python benchmarks/fuzz.py                                 2,000 inputs, half an hour
+python benchmarks/fuzz.py                                 2,000 inputs, about ten minutes
 python benchmarks/fuzz.py --only "video .mp4:17" --keep   one of them again; its files stay in fuzz/
 
 Sound files are damaged by a generator with a fixed seed: JSON with every value missing, of another type, huge or NaN;

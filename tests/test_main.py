@@ -433,6 +433,16 @@ def test_a_stdout_that_nobody_reads_or_that_is_full(lite_network, image_file):
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "No space left" in process.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")  # noqa: PTH110
+def test_a_stderr_that_is_full_and_a_source_that_is_a_pipe(run, tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    status, _, err = run(tmp_path / "a.mp4")
+    assert status == 2 and "is a pipe or a device" in err
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, str(REPOSITORY / "main.py"), str(tmp_path / "a.mp4"), "--no-window"]
+        assert subprocess.run(command, stderr=full, timeout=60).returncode == 2
+
+
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory, demo):
     images = [cv2.resize(image, (320, 240)) for image in demo]
@@ -463,7 +473,9 @@ def test_files_are_complete_after_a_signal(tmp_path, lite_network, long_video, n
     while not (log.exists() and log.stat().st_size > 3000):
         assert time.monotonic() < end, "it logs nothing"
         time.sleep(0.05)
-    process.send_signal(signal.Signals[name])
+    for _ in range(3):  # who is in a hurry cuts no file
+        process.send_signal(signal.Signals[name])
+        time.sleep(0.005)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err == "" and "frames a second" in out
     assert len(read_video(output)[0]) > 10
