@@ -13,13 +13,15 @@ import sys
 import threading
 from pathlib import Path
 
-from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams
+from common import signals
+from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams, warn
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {  # of the libraries, unless it is set already
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OPENCV_LOG_LEVEL": "SILENT",
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**28),  # a small file may claim to be a huge image
     "OPENCV_FFMPEG_READ_ATTEMPTS": "1000000",  # packets of sound between two frames of a paused screen recording
     "OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS": "0",  # else cameras take long on Windows
 }
@@ -71,17 +73,20 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Return the exit status."""
-    from live import app  # not at the top: OpenCV and NumPy take long, and --help needs neither
-    from model import UserError
+    try:  # not at the top: OpenCV and NumPy take long, and --help needs neither
+        from live import app, check
+        from model import UserError
+    except Exception as error:  # a broken package can raise any kind
+        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
+        return 2
 
     try:
         if args.check:
-            from live import check
-
             return 0 if check.check(args.cascade, args.model) else 2
+        signals.handle_stops(signals.interrupt_once, instead_of=[signals.leave])  # there will be files to finish
         app.run(args)
     except UserError as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        warn(f"main.py: {error}")
         return 2
     return 0
 
@@ -95,12 +100,13 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # the reader has gone, as after `| head`
         return 0
     except OSError as error:  # no permission, or a name that is too long
-        print(f"main.py: {error}", file=sys.stderr)
+        warn(f"main.py: {error}")
         return 2
     except ImportError as error:
-        print(f"main.py: {explain_import_error(error, 'requirements-live.txt')}", file=sys.stderr)
+        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
         return 2
     except KeyboardInterrupt:
+        signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt_once])  # more of them change nothing
         return 130
 
 
@@ -119,8 +125,5 @@ def leave(status: int) -> None:
 
 if __name__ == "__main__":
     prepare_streams()
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # a kill, a closed terminal, Ctrl-Break: the same as Ctrl-C
-        code = getattr(signal, name, None)  # Windows has no SIGHUP, other systems no SIGBREAK
-        if code and signal.getsignal(code) != signal.SIG_IGN:  # ignored under nohup
-            signal.signal(code, signal.default_int_handler)
+    signals.handle_stops(signals.leave)
     leave(main())

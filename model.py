@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -18,6 +19,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 OUTPUTS = FER2013, FERPLUS = ("fer2013", "ferplus")
@@ -31,11 +37,15 @@ RESNETS = {  # filters and stride of the first convolution, then of each residua
 }
 CNN_BLOCKS = ((32, 1), (64, 2), (128, 2), (256, 2))  # filters and convolutions of each block of the plain CNN
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
-JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**30, 100  # of a description, and of a .keras archive, at most
+QUOTED = 300  # letters of another program's error message, at most
+TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
+JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**27, 100  # of a description, and of a .keras archive, at most
+OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**25  # in a .keras configuration; in a row; in all weights or a layer's output
 DESCRIPTION_TYPES = {  # of what is read from a description
     **{"labels": list, "pixel_range": list, "sha256": str},
     **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},
 }
+KERAS_BYTES = 3.5 * 2**30  # of addresses that TensorFlow needs: it aborts with fewer
 _STDERR_LOCK = threading.RLock()
 
 
@@ -336,6 +346,10 @@ def import_keras():
     No log level silences all of them, so the process's stderr is closed to native code meanwhile. Nothing is hidden
     from a program that has imported Keras before.
     """
+    allowed_bytes = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
+    if 0 <= allowed_bytes < KERAS_BYTES:
+        gigabytes = f"{allowed_bytes / 2**30:.1f} GB of memory are allowed (ulimit -v)"
+        raise ModelError(f"Only {gigabytes}, and TensorFlow needs {KERAS_BYTES / 2**30:.1f}. Allow more.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     first = "keras" not in sys.modules
     with native_stderr_hidden() if first else contextlib.nullcontext():
@@ -417,7 +431,11 @@ class Classifier:
         if len(faces) == 0:
             return np.zeros((0, len(self.outputs), len(EMOTIONS)), np.float32)
         with self._lock:
-            return checked_probabilities(self._predict(faces))
+            try:
+                outputs = self._predict(faces)
+            except Exception as error:  # a layer may fail in many ways
+                raise ModelError(f"The network cannot predict ({first_line(error)}). Use another one.") from error
+        return checked_probabilities(outputs)
 
 
 def checked_probabilities(outputs: np.ndarray) -> np.ndarray:
@@ -465,7 +483,8 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
         raise ModelError(f"There is no model at {path}. Make one with: {words}")
     description = read_description(description_path(path))
     if description.get("sha256", "") not in ("", sha256_of(path)):  # after a kill between the two, or a copy of one
-        print(f"{description_path(path)} describes another network than {path} and is ignored.", file=sys.stderr)
+        other = description_path(path).name
+        print(f"{other!r} describes another network than {path.name!r} and is ignored.", file=sys.stderr)
         description = {}
     classifier = _load_lite(path, description) if lite else _load_keras(path, description)
     if labels and labels not in classifier.outputs:
@@ -478,9 +497,10 @@ def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
 
 
 def _load_keras(path: Path, description: dict) -> Classifier:
-    _refuse_unsafe(path)
+    config = _refuse_unsafe(path)
     keras = import_keras()
     try:
+        _refuse_huge(config)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found = getattr(model, "input_shape", None), getattr(model, "output_shape", None)  # a Sequential may have none
         names = tuple(getattr(model, "output_names", ()))
@@ -502,6 +522,25 @@ def _load_keras(path: Path, description: dict) -> Classifier:
         reason = first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used: {reason}. Train a new one with: python train.py") from error
     return keras_classifier(model, description)
+
+
+def _refuse_huge(config: dict) -> None:
+    """Raise `ModelError` for a Keras configuration of a network that might fill the memory, without filling it."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    config = {key: value for key, value in config.items() if key != "compile_config"}
+    try:
+        with keras.StatelessScope(initialize_variables=False):  # variables with a shape and without values
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])  # nobody is to give them values later
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    nodes = {id(node): node for layer in layers for node in layer._inbound_nodes}.values()
+    outputs = keras.tree.flatten([node.output_tensors for node in nodes])
+    weights = sum(math.prod(weight.shape) for weight in getattr(model, "variables", ()))
+    if max([weights, *(math.prod(filter(None, output.shape)) for output in outputs)]) > NUMBERS:
+        raise ModelError("it needs more memory than a network of faces can")
 
 
 def keras_classifier(model, description: dict) -> Classifier:
@@ -563,11 +602,21 @@ def _load_lite(path: Path, description: dict) -> Classifier:
     try:
         if path.stat().st_size > UNPACKED_BYTES:
             raise ModelError("it is too large")
-        classifier = Classifier(*lite_predict(path.read_bytes()), description)
-        classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
+        if not (path.absolute().parent == BEST_MODEL.parent and "sha256" in description):  # train.py made it here
+            use = "model.try_lite(path)"
+            if not survives("import model; model.import_interpreter()", use, path.absolute(), sha256_of(path)):
+                raise ModelError("it crashes the program, or does not end")
+        classifier = try_lite(path, description)
     except (OSError, RuntimeError, ModelError) as error:  # RuntimeError: an operation failed
         reason = first_line(error).rstrip(".")
         raise ModelError(f"{path} cannot be used ({reason}). Make it again with: python train.py --export") from error
+    return classifier
+
+
+def try_lite(path, description: dict | None = None) -> Classifier:
+    """Load a `.tflite` file and classify a face with it. Raises `RuntimeError` or `ModelError` if that fails."""
+    classifier = Classifier(*lite_predict(Path(path).read_bytes()), description or {})
+    classifier.all_probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))
     return classifier
 
 
@@ -580,7 +629,7 @@ def lite_predict(content: bytes) -> tuple:
     """
     with native_stderr_hidden(), warnings.catch_warnings():  # in this order, for one thread at a time
         warnings.simplefilter("ignore")  # TensorFlow's copy warns that it is deprecated
-        interpreter_class = _import_interpreter()
+        interpreter_class = import_interpreter()
         try:
             interpreter = interpreter_class(model_content=content)
             interpreter.allocate_tensors()
@@ -616,11 +665,11 @@ def _lite_outputs(interpreter) -> dict:
     return {name: named[name] for name in OUTPUTS if name in named}
 
 
-def _import_interpreter():
+def import_interpreter():
     """Return LiteRT's interpreter class, from its own small package or from TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
+    except Exception:  # it is missing, or broken in any way
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
@@ -630,7 +679,7 @@ def _import_interpreter():
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, to quote in a sentence."""
-    return (str(error).strip() or repr(error)).split("\n")[0]
+    return (str(error).strip() or repr(error)).split("\n")[0][:QUOTED]
 
 
 # --- descriptions and safety ------------------------------------------------------------------------------------
@@ -644,6 +693,27 @@ def description_path(path: Path) -> Path:
 def sha256_of(path: Path) -> str:
     """Return the hash of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def survives(preparation: str, use: str, path: Path, sha256: str, seconds: float = TRIAL_SECONDS) -> bool:
+    """Return whether a process of its own survives the use of a file: native code may crash in it, or never end.
+
+    Python runs `preparation`, which may take long, then `use` with `path`; an exception in it is no crash. A file is
+    tried once, as long as its content has the same hash.
+    """
+    if getattr(sys, "frozen", False):  # a program made of this one: it has no Python to start
+        return True
+    code = (
+        f"import contextlib, faulthandler, sys; path = sys.argv[1]; sys.path.insert(0, ''); {preparation}\n"
+        "print('ready', flush=True)\n"
+        f"faulthandler.dump_traceback_later({seconds}, exit=True)\n"
+        f"with contextlib.suppress(Exception): {use}\n"
+        "print('survived')"
+    )
+    command, quiet = [sys.executable, "-c", code, str(path)], subprocess.DEVNULL
+    options = {"stdin": quiet, "stderr": quiet, "cwd": Path(__file__).parent}  # its modules, and no other's
+    return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.split() != [b"ready"]
 
 
 def read_description(path: Path) -> dict:
@@ -697,8 +767,8 @@ def check_types(content: dict, types: dict) -> None:
             raise ValueError(f"{key} is not of the type {kind.__name__}")
 
 
-def _refuse_unsafe(path: Path) -> None:
-    """Raise `ModelError` unless the file is a `.keras` archive that names Keras's own layers and nothing else.
+def _refuse_unsafe(path: Path) -> dict:
+    """Return the configuration in a `.keras` archive; raise `ModelError` if it names more than some of Keras's layers.
 
     Keras's safe mode refuses code as well; looking first gives a clear sentence, and does not import anything.
     """
@@ -718,7 +788,10 @@ def _refuse_unsafe(path: Path) -> None:
             if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
                 raise ValueError("Keras compresses in another way")
             with archive.open("config.json") as config:
-                parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
+                parsed = parse_json(config.read(JSON_BYTES + 1), lambda part: parts.append(part) or part)
+            lists = [part["layers"] for part in parts if isinstance(part.get("layers"), list)]
+            if sum("class_name" in part for part in parts) > OBJECTS or max(map(len, lists), default=0) > LAYERS:
+                raise ValueError("it has more layers than a network of faces can need")
     except Exception as error:  # zipfile raises many kinds for a damaged or encrypted archive
         raise ModelError(f"{path} is damaged ({first_line(error)}). Train a new one with: python train.py") from error
     for part in parts:
@@ -726,3 +799,4 @@ def _refuse_unsafe(path: Path) -> None:
         custom = module is not None and not (module == "builtins" or str(module).split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):
             raise ModelError(f"{path} carries code ({part.get('class_name')}) and is refused: built-in layers only.")
+    return parsed

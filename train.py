@@ -15,8 +15,8 @@ import os
 import signal
 import sys
 
-from common.cli import explain_import_error, prepare_streams
-from training import signals
+from common import signals
+from common.cli import explain_import_error, prepare_streams, warn
 from training.options import parse_args
 
 
@@ -39,7 +39,7 @@ def main(argv=None) -> int:
         from training.loop import OutOfMemory, choose_faces, fit
     except Exception as error:  # a broken package can raise any kind
         reason = error if type(error).__module__ == "model" else explain_import_error(error)
-        print(f"train.py: {reason}", file=sys.stderr)
+        warn(f"train.py: {reason}")
         return 2
 
     run = None
@@ -66,9 +66,10 @@ def main(argv=None) -> int:
             finish(run, dataset, training)
         return 0
     except (OSError, UserError) as error:  # what the user can fix: a file, an option, a full disk or memory
-        print(f"train.py: {explain(error)}", file=sys.stderr)
+        warn(f"train.py: {explain(error)}")
         if run and run.folder and isinstance(error, OSError | OutOfMemory):
-            print(run.explain_stop())
+            with contextlib.suppress(OSError):  # stdout may be what failed
+                print(run.explain_stop())
         return 2
     except KeyboardInterrupt:
         signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt])  # a third and fourth one change nothing

@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             similar = difflib.get_close_matches(unknown, options, 1)
             message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -41,7 +41,18 @@ def number(low: float, high: float = sys.float_info.max, kind: type = float):
     return parse
 
 
-def explain_import_error(error: ImportError, requirements: str = "requirements.txt") -> str:
+def printable(text) -> str:
+    """Return text with escapes for characters that a terminal would obey or cannot show, as a file's name may have."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def warn(text) -> None:
+    """Print a sentence on stderr, if somebody is there to read it."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr)
+
+
+def explain_import_error(error: Exception, requirements: str = "requirements.txt") -> str:
     """Return what to do about a package that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from model import IMAGE_SIZE, UserError
+from model import IMAGE_SIZE, UserError, sha256_of, survives
 
 CASCADE = Path(__file__).resolve().parent.parent / "haarcascade_frontalface_default.xml"
+CASCADE_SHA256 = "0f7d4527844eb514d4a4948e822da90fbb16a34a0bbbbc6adc6498747a5aafb0"  # the shipped one
+CASCADE_BYTES = 2**26  # of another one, at most
 TURNS = (0, -30, 30)  # degrees: the copies that are searched; each shows faces that are tilted by up to 15 degrees more
 STEP_DEGREES = 15  # a candidate is verified at its tilt and this much to both sides of it
 STILL_SIDE, TURNED_STILL_SIDE = 1280, 640  # pixels: an image and its turned copies are shrunk to this longer side
@@ -60,16 +62,27 @@ def load_cascade(path=CASCADE) -> "cv2.CascadeClassifier":  # quoted: OpenCV 5 h
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no cascade at {path}. Restore the file, or give another one with --cascade PATH.")
+    small = path.stat().st_size < CASCADE_BYTES
+    if small and (sha256 := sha256_of(path)) != CASCADE_SHA256:
+        prepared = "import cv2; from emotions import faces; image = cv2.imread('demo/average_faces.png', 0)"
+        use = "faces.find_faces(faces.read_cascade(path), image)"
+        if not survives(prepared, use, path.absolute(), sha256):
+            raise UserError(f"{path} crashes OpenCV, or searches for ever. Use the one that comes with this program.")
+    if not (small and (cascade := read_cascade(path))):
+        raise UserError(f"{path} is not a Haar cascade. Use the one that comes with this program.")
+    return cascade
+
+
+def read_cascade(path):
+    """Return the cascade in a file, None if it contains no Haar cascade. It may crash; `load_cascade` does not."""
     storage = cv2.FileStorage()
     try:  # read as text: OpenCV on Windows cannot open every path
-        opened = storage.open(path.read_text(encoding="utf-8"), cv2.FileStorage_READ | cv2.FileStorage_MEMORY)
+        opened = storage.open(Path(path).read_text(encoding="utf-8"), cv2.FileStorage_READ | cv2.FileStorage_MEMORY)
         cascade = cv2.CascadeClassifier()
         loaded = opened and cascade.read(storage.getFirstTopLevelNode()) and not cascade.empty()
     except (cv2.error, SystemError, UnicodeDecodeError, OSError):
         loaded = False
-    if not loaded:
-        raise UserError(f"{path} is not a Haar cascade. Use the one that comes with this program.")
-    return cascade
+    return cascade if loaded else None
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

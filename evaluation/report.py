@@ -50,7 +50,8 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
         sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
         sections.append(section("Training", sentences, images(run, "curves")))
     sections.append(data_section(dataset))
-    (run / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    report = "\n\n".join(sections) + "\n"
+    (run / "report.md").write_bytes(report.encode(errors="backslashreplace"))  # a path may be no Unicode
     return card
 
 

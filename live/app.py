@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-import sys
 import threading
 import time
 from collections import deque
@@ -13,11 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.cli import printable, warn
 from emotions import EmotionDetector, Face
 from live.logs import Log
 from live.opening import find_sources, is_camera, open_entry
-from live.sinks import OutputError, Outputs, refuse_overwriting
-from live.sources import Frame, Source, SourceError
+from live.sinks import OutputError, Outputs, refuse_overwriting, refuse_sharing
+from live.sources import Frame, Source, SourceError, without_secrets
 from live.statistics import RATE_FRAMES, Results, Statistics, frame_rate
 from live.timeline import Timeline
 from live.view import Pace, View
@@ -123,7 +123,7 @@ class App:
         image = cv2.flip(frame.image, 1) if self.mirror else frame.image
         faces = [] if frame.error else self._detect(image, frame)
         if frame.error and not self.window and not self._error:
-            print(f"main.py: {frame.error}", file=sys.stderr)
+            warn(f"main.py: {frame.error}")
         self._error = frame.error
         if self.window or self.recording:
             self._stamps.append(time.perf_counter())
@@ -136,7 +136,7 @@ class App:
     def _detect(self, image: np.ndarray, frame: Frame) -> list[Face]:
         faces = self._detector.detect(image) if frame.still else self._detector.track(image, frame.time_seconds)
         several = f"{frame.index + 1} of {self.source.frame_count}: " * (self.source.frame_count > 1)
-        self._name = several + frame.name if frame.still else ""
+        self._name = several + printable(frame.name) if frame.still else ""
         if not frame.again:
             self.statistics.count(faces, self._detector.milliseconds, frame.still)
             for log in (*self.logs, self.results):
@@ -202,7 +202,7 @@ def run(args: argparse.Namespace) -> None:
         if app.statistics.frames > (app.statistics.images == 1):
             print(app.statistics, flush=True)  # a full disk is an error here and not only at exit
         if summaries := [sink.summary for sink in sinks if sink.summary]:
-            print(f"Saved {', '.join(summaries)}", flush=True)
+            print(printable(f"Saved {', '.join(summaries)}"), flush=True)
 
 
 def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: bool | None) -> None:
@@ -221,7 +221,7 @@ def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: 
             if len(entries) == 1:
                 raise
             failed += 1
-            print(f"main.py: {error}", file=sys.stderr)
+            warn(f"main.py: {error}")
         if app.quit:
             return
     if failed:
@@ -232,10 +232,9 @@ def _load(args: argparse.Namespace) -> EmotionDetector:
     path = args.model or shipped_model()
     classifier = load_classifier(path, args.labels)
     if not classifier.description:
-        print(
+        warn(
             f"{path} has no description beside it ({description_path(path).name}): if train.py did not make it, its "
-            f"emotions may have another order than {', '.join(EMOTIONS)}. See --check.",
-            file=sys.stderr,
+            f"emotions may have another order than {', '.join(EMOTIONS)}. See --check."
         )
     settings = {"cascade": args.cascade, "threshold": args.threshold}
     return EmotionDetector(classifier, smoothing_seconds=args.smoothing, **settings)
@@ -245,14 +244,16 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     """Return the outputs, then a log and a timeline where wanted, after a check that all can be written."""
     images = [file for entry in entries if isinstance(entry, list) for file in entry]
     files = images + [entry for entry in entries if isinstance(entry, Path)]
-    refuse_overwriting((args.log, args.timeline), files)
+    outputs = [path for path in (args.output, args.log, args.timeline) if path]
+    refuse_overwriting(outputs, files)
+    refuse_sharing(outputs)
     sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]
     if args.log:
         sinks.append(stack.enter_context(Log(args.log, marked=not all(str(file).isascii() for file in files))))
     if args.timeline:
         if len(entries) > 1 or images:
             raise OutputError("--timeline shows the faces of one video, camera or stream. Give a single one.")
-        title = "" if is_camera(entries[0]) else Path(str(entries[0])).name
+        title = "" if is_camera(entries[0]) else Path(without_secrets(str(entries[0]))).name
         sinks.append(stack.enter_context(Timeline(args.timeline, title)))
     return sinks
 
@@ -266,5 +267,5 @@ def _open_window(args: argparse.Namespace, probe: DisplayProbe, stack: contextli
         return window
     if not (args.output or args.log or args.timeline):
         raise SourceError(f"{error} Or use --no-window, with --output or --log for the results.")
-    print(f"{error} Continuing without a window.", file=sys.stderr)
+    warn(f"{error} Continuing without a window.")
     return None

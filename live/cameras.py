@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.cli import warn
 from live.sources import Frame, Source, SourceError, read_frame, without_secrets
 
 CAMERAS = 5  # camera numbers that are tried when searching for one
@@ -20,6 +21,7 @@ FROZEN_SECONDS = 3.0  # of identical images: a sensor's noise never repeats, an 
 SILENT_SECONDS = 2.0  # without a new image before the user is told
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0  # between attempts to reconnect, doubled each time
 ERROR_FPS = 10  # how often the last image is repeated while a live source is silent
+LOST_SECONDS = 120.0  # without an image, and a stream over HTTP has ended: no server says so
 CONNECT_SECONDS = 5.0
 # Animated images, and a .png: they end, and no server says when.
 ANIMATIONS = [cv2.VideoWriter_fourcc(*name) for name in ("gif ", "apng", "webp", "MPNG")]
@@ -104,6 +106,8 @@ class Camera(Source):
             if self._newest is not shown:
                 shown = self._newest
                 yield _copied(shown)
+            elif silent_seconds > LOST_SECONDS and str(self.address).startswith("http"):
+                return warn(f"{self.name} has ended: it has sent nothing for {silent_seconds:.0f} seconds.")
             elif self._error or silent_seconds > SILENT_SECONDS:
                 error = self._error or f"{self.name} has sent nothing for {silent_seconds:.0f} seconds"
                 yield replace(_copied(shown), time_seconds=shown.time_seconds + silent_seconds, error=error)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 
+from common.cli import printable
 from emotions import EmotionDetector
 from emotions.faces import find_faces, load_cascade, to_gray
 from live.cameras import list_cameras
@@ -34,11 +35,13 @@ def check(cascade: Path, model: Path | None) -> bool:
         ("model", lambda: _model(path)),
     ]:
         try:
-            print(f"ok    {name:9} {test()}", flush=True)
+            print(f"ok    {name:9} {printable(test())}", flush=True)
         except Exception as error:  # whatever it is, the next test is still useful
             needed = name != "cameras"
             all_ok = all_ok and not needed
-            print(f"{'FAIL' if needed else 'none'}  {name:9} {str(error).strip() or repr(error)}", flush=True)
+            print(
+                f"{'FAIL' if needed else 'none'}  {name:9} {printable(str(error).strip() or repr(error))}", flush=True
+            )
     print("All checks passed." if all_ok else "Fix the lines marked FAIL, then run this again.")
     return all_ok
 

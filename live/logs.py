@@ -24,7 +24,7 @@ class Log(Closable):
     """
 
     def __init__(self, path, marked: bool = False):
-        self.path, self.rows = Path(path), 0
+        self.path, self._rows, self._saved = Path(path), 0, 0  # rows written, and those on the disk
         check_output(self.path, LOG_FORMATS)
         self._csv = self.path.suffix.lower() == ".csv"
         self._lines = ["\ufeff" * marked + ",".join(LOG_COLUMNS)] if self._csv else []
@@ -38,7 +38,7 @@ class Log(Closable):
             return
         line = self._csv_line if self._csv else self._json_line
         lines = [line(frame, face) for face in faces] or [line(frame, None)] * frame.still
-        self.rows += len(lines)
+        self._rows += len(lines)
         self._lines += lines
         if time.monotonic() - self._flushed_seconds >= FLUSH_SECONDS:
             self._flush()
@@ -64,7 +64,7 @@ class Log(Closable):
                 self._file = self.path.open("wb", buffering=0)
             if self._file.write(content) != len(content):
                 raise OSError(0, "No space left on device")
-            self._complete_bytes += len(content)
+            self._complete_bytes, self._saved = self._complete_bytes + len(content), self._rows
         except OSError as error:
             if self._file is not None:
                 self._file.truncate(self._complete_bytes)
@@ -75,7 +75,7 @@ class Log(Closable):
     @property
     def summary(self) -> str:
         """What was written, "" if nothing."""
-        return f"{self.path.resolve()} ({plural(self.rows, 'line')})" if self._file else ""
+        return f"{self.path.resolve()} ({plural(self._saved, 'line')})" if self._file else ""
 
     def close(self) -> None:
         """Write the last lines."""

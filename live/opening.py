@@ -1,12 +1,12 @@
 """What the user names -> sources: cameras, streams, videos, images, folders, patterns, demo."""
 
 import glob
-import sys
 from pathlib import Path
 
+from common.cli import warn
 from common.files import IMAGE_SUFFIXES
 from live.cameras import Camera
-from live.sources import Demo, Images, Source, SourceError
+from live.sources import Demo, Images, Source, SourceError, utf8
 from live.videos import VideoFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob")
@@ -65,13 +65,15 @@ def _expand(text: str) -> list:
     if text.startswith("file:"):
         raise SourceError(f"{text} is a file on this machine. Give its path, without file://.")
     if text == "demo" or is_camera(text) or "://" in text:
-        return [text]
+        return [utf8(text)]
     path = Path(text)
     if path.is_dir():
         return _files_of(path)
     if path.exists():
         if path.suffix.lower() in HEIC_SUFFIXES:
             raise SourceError(f"{path}: {HEIC_FIX}")
+        if not path.is_file():  # a pipe would be waited for
+            raise SourceError(f"{path} is a pipe or a device. Give a file, or a camera's number.")
         return [path]
     if matches := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (of an absolute pattern, too)
         return [entry for match in matches for entry in _expand(match)]
@@ -89,5 +91,5 @@ def _files_of(folder: Path) -> list[Path]:
         raise SourceError(f"The folder {folder} contains no images ({kinds}) and no videos. {note}".rstrip())
     if others := len(files) - len(used):
         skipped = f"{others} of {len(files)} files in {folder} are skipped: no images or videos, by their names. {note}"
-        print(skipped.rstrip(), file=sys.stderr)
+        warn(skipped.rstrip())
     return used

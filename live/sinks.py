@@ -1,6 +1,7 @@
 """Where annotated frames go: an image file, a video file, a folder."""
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -16,13 +17,18 @@ from live.sources import DEFAULT_FPS, Closable, Source, SourceError, opencv_path
 from live.statistics import plural
 from model import native_stderr_hidden
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 IMAGE_FORMATS = (".png", ".jpg", ".jpeg")  # that are written
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80", "VP90")}  # where OpenCV has them, the best or fastest first
 LIVE_GAP_SECONDS = 3.0  # a longer gap between a live source's frames: the machine was suspended
 FILE_GAP_SECONDS = 600.0  # a longer one between a file's frames: a time stamp is wrong
 LOWEST_FPS = 10.0  # of a recorded video: a lower rate is the mean of one that varies
 STILL_SIZE = (1280, 720)  # pixels of a video of images
-SPARE_BYTES = 8 * 2**20  # left free on the disk: an .mp4 needs space to be finished
+SPARE_BYTES = 8 * 2**20  # left free: an .mp4 needs space to be finished
 
 
 class OutputError(SourceError):
@@ -67,6 +73,7 @@ class ImageFiles(Closable):
 class Recording(Closable):
     """A video file of the annotated frames; the first one creates it and sets its size. Raises `OutputError`.
 
+    It is written beside its place and moved there when it is closed, whole or cut short: an older file stays so long.
     Frames are repeated or left out so that ten seconds of the source play for ten seconds, whatever its rate.
     If their times jump back, as in the next file, the recording continues. `size` is (width, height) in pixels.
     """
@@ -74,11 +81,13 @@ class Recording(Closable):
     def __init__(self, path, fps: float, live: bool, size: tuple[int, int] | None = None):
         self.path, self._size = Path(path), size
         check_output(self.path, tuple(CODECS))
+        opencv_path(self.path)  # raises an error before anything is written
         # OpenCV passes on three decimals, and MPEG-4's clock ticks at most 65,535 times a second.
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else DEFAULT_FPS
         self.frames = 0  # written so far
         self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
         self._writer, self._codec = None, ""
+        self._place = self._temporary = None  # what moves the finished file into its place; the file beside it
         self._start_seconds = -math.inf  # of the first frame, moved on by every pause
         self._last_seconds = -math.inf  # of the last frame
 
@@ -87,16 +96,13 @@ class Recording(Closable):
         self._start_seconds = -math.inf
 
     def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
-        """Add a frame, BGR uint8 (height, width, 3). Raises `OutputError` if the disk is (nearly) full."""
+        """Add a frame, BGR uint8 (height, width, 3). Raises `OutputError` if no more can be written."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:  # OpenCV would silently skip it
             raise ValueError(f"a frame must be BGR uint8 (height, width, 3), this is {image.dtype} {image.shape}.")
+        self._refuse_full()
         if self._writer is None:
             self._size = self._size or (image.shape[1], image.shape[0])
             self._writer = self._open()
-        if shutil.disk_usage(self.path.parent).free < SPARE_BYTES:
-            raise OutputError(
-                f"The disk is full: {self.path} ends after {self.frames / self.fps:.1f} seconds. Free some space."
-            )
         if time_seconds < self._last_seconds - 1:
             self.pause()
         self._last_seconds = time_seconds
@@ -109,32 +115,45 @@ class Recording(Closable):
             self._writer.write(image)
             self.frames += 1
 
+    def _refuse_full(self) -> None:
+        """Raise `OutputError` while there is still room to finish the file: OpenCV hides what it cannot write."""
+        written = self._temporary.stat().st_size if self._temporary else 0
+        largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
+        full = shutil.disk_usage(self.path.parent).free < SPARE_BYTES
+        if full or (largest >= 0 and largest - written < SPARE_BYTES):
+            ends = f"{self.path} ends after {self.frames / self.fps:.1f} seconds"
+            what = "The disk is full" if full else "Files may not become larger (ulimit -f)"
+            raise OutputError(f"{what}: {ends if self.frames else 'nothing is recorded'}. Free some space.")
+
     def _open(self):
-        for codec in CODECS[self.path.suffix.lower()]:
-            # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
-            target = opencv_path(self.path), cv2.CAP_FFMPEG
-            with native_stderr_hidden():  # most wheels lack H.264
-                writer = cv2.VideoWriter(*target, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
-            if writer.isOpened():
-                self._codec = codec
-                return writer
-            writer.release()
-        self.path.unlink(missing_ok=True)
-        others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
-        width, height = self._size
-        raise OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
+        with contextlib.ExitStack() as place:
+            self._temporary = place.enter_context(atomic_path(self.path))
+            for codec in CODECS[self.path.suffix.lower()]:
+                # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
+                target = opencv_path(self._temporary), cv2.CAP_FFMPEG
+                with native_stderr_hidden():  # most wheels lack H.264
+                    writer = cv2.VideoWriter(*target, cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+                if writer.isOpened():
+                    self._codec, self._place = codec, place.pop_all()
+                    return writer
+                writer.release()
+            others = " or ".join(suffix for suffix in CODECS if suffix != self.path.suffix.lower())
+            width, height = self._size
+            raise OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
 
     def close(self) -> None:
-        """Finish the file. Raises `OutputError` if it turns out not to be readable."""
+        """Finish the file. Raises `OutputError` if it turns out not to be readable, and keeps an older one."""
         if self._writer is None:
             return
-        self._writer.release()
-        self._writer = None
-        capture = cv2.VideoCapture(opencv_path(self.path))
-        readable = capture.isOpened() and capture.grab()
-        capture.release()
-        if not readable:
-            raise OutputError(f"{self.path} could not be finished and is not readable. Is the disk full?")
+        with self._place:
+            self._writer.release()
+            self._writer = None
+            capture = cv2.VideoCapture(opencv_path(self._temporary))
+            readable = capture.isOpened() and capture.grab()
+            capture.release()
+            if not readable:
+                self.frames = 0
+                raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
 
     @property
     def summary(self) -> str:
@@ -172,7 +191,8 @@ class Outputs(Closable):
         if path is None:
             return
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
-        self._folder = slash or (not known and (path.is_dir() or not path.suffix))
+        is_folder = path.is_dir() or not (path.suffix or path.exists())
+        self._folder = slash or (not known and is_folder)
         if not self._folder:
             check_output(path, IMAGE_FORMATS if images and self._single else tuple(CODECS))
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
@@ -224,5 +244,13 @@ class Outputs(Closable):
 def refuse_overwriting(outputs, sources) -> None:
     """Raise `OutputError` if one of the output paths is one of the source files."""
     for path in outputs:
-        if path and path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
             raise OutputError(f"{path} would overwrite the source. Choose another name.")
+
+
+def refuse_sharing(outputs) -> None:
+    """Raise `OutputError` if two of the output paths are one file."""
+    for path, other in itertools.combinations(outputs, 2):
+        hard_link = path.exists() and other.exists() and path.samefile(other)
+        if hard_link or os.path.realpath(path) == os.path.realpath(other):
+            raise OutputError(f"{path} and {other} are one file. Choose another name.")

@@ -2,15 +2,15 @@
 
 import math
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from common.cli import warn
 from emotions.images import read_image
-from model import UserError
+from model import UserError, native_stderr_hidden
 
 DEMO_FACES = Path(__file__).resolve().parent.parent / "demo" / "average_faces.png"
 DEFAULT_FPS = 30.0  # if neither source nor file has a rate
@@ -66,12 +66,22 @@ class Source(Closable):
 
 def opencv_path(path) -> str:
     """Return an absolute path: OpenCV would take the 12 of "12:30.mp4" for a protocol, as in a URL."""
-    return str(Path(path).absolute())
+    return utf8(str(Path(path).absolute()))
+
+
+def utf8(name: str) -> str:
+    """Return a path or URL that OpenCV can open. Raises `SourceError` if it is not UTF-8: OpenCV would crash."""
+    if name != name.encode(errors="replace").decode():
+        raise SourceError(f"OpenCV cannot open {without_secrets(name)}: this name is not UTF-8. Rename it.")
+    return name
 
 
 def without_secrets(name: str) -> str:
     """Return a stream's URL without user, password and query, where cameras put their keys; a path unchanged."""
-    return re.sub(r"\?.*", "", re.sub(r"//[^/?#]*@", "//", name)) if "://" in name else name
+    if "://" not in name:
+        return name
+    without_user = re.sub(r"//(?![^/:@?#]*[/?#])[^?]*@", "//", name)  # a password may contain a slash
+    return re.sub(r"\?.*", "", without_user)
 
 
 def read_frame(capture) -> tuple[bool, np.ndarray | None]:
@@ -105,13 +115,14 @@ class Images(Source):
             path = self._read[self._next] if again else next(self._unread, None)
             if path is None:
                 break
-            image = read_image(path)
+            with native_stderr_hidden():  # libpng prints what is wrong with a damaged image
+                image = read_image(path)
             if image is not None:
                 index, self._next = self._next, self._next + 1
                 self._read += [] if again else [path]
                 yield Frame(image, index / self.fps, index, name=self._names[path], still=True, again=again)
             elif len(self.paths) > 1:
-                print(f"{path} is skipped: it is not a readable image.", file=sys.stderr)
+                warn(f"{path} is skipped: it is not a readable image.")
         if not self._read:
             what = "contains no" if len(self.paths) > 1 else "is not a"
             raise SourceError(f"{self.name} {what} readable image. Save it again as .png or .jpg.")

@@ -7,6 +7,7 @@ from collections import Counter, deque
 
 import numpy as np
 
+from common.cli import printable
 from emotions.smoothing import UNCERTAIN
 from live.sources import Frame, Source
 
@@ -89,7 +90,8 @@ class Results:
         if frame.still:
             shares = ("" if face.label == UNCERTAIN else f" {max(face.probabilities):.0%}" for face in faces)
             labels = ", ".join(face.label + share for face, share in zip(faces, shares, strict=True))
-            print(f"{frame.name}: " + (f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE), flush=True)
+            result = f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE
+            print(f"{printable(frame.name)}: {result}", flush=True)
         total, now = self._source.frame_count, time.monotonic()
         if self._bar and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
             self._drawn_seconds, rate = now, self._frames / (now - self._start_seconds)
@@ -111,7 +113,7 @@ class Results:
         if self._bar:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
         if self._frames and not self._source.still:
-            print(f"{self._source.name}: {self.summary}", flush=True)
+            print(f"{printable(self._source.name)}: {self.summary}", flush=True)
         self._frames = 0
 
 

@@ -2,14 +2,15 @@
 
 import math
 import queue
-import sys
 import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from common.cli import warn
 from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, read_frame, without_secrets
+from model import native_stderr_hidden
 
 READ_AHEAD = 8  # frames,
 READ_AHEAD_BYTES = 64 * 2**20  # or as many as fit into this, if they are large
@@ -22,7 +23,9 @@ class VideoFile(Source):
     def __init__(self, name: str):
         remote = "://" in name
         self.name, self.paths = without_secrets(name), () if remote else (Path(name),)
-        self._capture = cv2.VideoCapture(name if remote else opencv_path(name))
+        address = name if remote else opencv_path(name)
+        with native_stderr_hidden():  # OpenCV prints what is wrong with a damaged .avi
+            self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(
@@ -81,7 +84,7 @@ class VideoFile(Source):
         # Of a file with a varying rate OpenCV counts the frames that its duration would hold at the nominal one.
         missing = max(self._count, self._last_seconds * self.fps) < 0.95 * self.frame_count
         if missing and self.paths and is_cut_off(self.paths[0]):
-            print(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.", file=sys.stderr)
+            warn(f"{self.name} ends early: {self._count} of {self.frame_count} frames could be read.")
 
     def _refuse_frozen(self, image) -> None:
         """Raise `SourceError` if the first hundred frames, or all if `image` is None, are equal and should not be."""

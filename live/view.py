@@ -1,12 +1,12 @@
 """What is shown of a frame, and for how long."""
 
 import math
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from common.cli import printable, warn
 from emotions import overlay
 from live.sinks import FILE_GAP_SECONDS, write_image
 from live.sources import Source, SourceError
@@ -52,10 +52,10 @@ class View:
         try:
             write_image(path, self.image)
             self.notify(f"Saved {path}")
-            print(f"Saved {path.resolve()}")
+            print(printable(f"Saved {path.resolve()}"))
         except SourceError as error:  # no reason to stop
             self.notify(str(error))
-            print(f"main.py: {error}", file=sys.stderr)
+            warn(f"main.py: {error}")
 
     def rendered(self, status: str, message: str) -> np.ndarray:
         """Return what the window shows: the annotated frame with status, help and message."""

@@ -317,6 +317,19 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(lite_network, capsys, tm
         assert {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), video]} == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
+def test_names_never_reach_the_terminal_as_they_are(run, tmp_path, image_file, video):
+    nasty = "a\n\x1b[31m\u202e" + (os.fsdecode(b"\xff") if sys.platform != "darwin" else "")
+    folder = tmp_path / nasty
+    folder.mkdir()
+    shutil.copy(image_file, folder / f"{nasty}.png")
+    for args in ([folder], [folder / "none.mp4"], [folder, "--output", tmp_path / f"{nasty}.png"]):
+        _, out, err = run(*args)
+        shown = out + err
+        assert shown.isprintable() or set(filter(lambda each: not each.isprintable(), shown)) == {"\n"}
+        assert "a\\n\\x1b[31m\\u202e" in shown
+
+
 def test_an_output_without_write_permission(run, tmp_path):
     if os.name == "nt" or os.geteuid() == 0:  # root may write everywhere: a folder is in the way instead
         (tmp_path / "x.mp4").mkdir()
@@ -370,6 +383,21 @@ def test_an_ascii_stdout_gets_every_character(tmp_path):
     assert process.returncode == 2 and "\\u043d\\u0435\\u0442.tflite" in out and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "package, error, message",
+    [
+        ("cv2", "SystemError('one')", "one. A package is installed but does not load"),
+        ("numpy", "ValueError('numpy.dtype size changed')", "numpy.dtype size changed. A package"),
+        ("keras", "AttributeError('two')", "Keras cannot be used (two)"),
+    ],
+)
+def test_a_package_that_is_broken_in_any_way_is_one_sentence(tmp_path, network, package, error, message):
+    (tmp_path / f"{package}.py").write_text(f"raise {error}")
+    process = start("--source", "demo", "--no-window", "--model", network, PYTHONPATH=str(tmp_path))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and message in err and err.count("\n") == 1 and out == ""
+
+
 @pytest.mark.parametrize("package, message", [("keras", "Keras 2.15.0 is too old"), ("cv2", "is not installed")])
 def test_a_package_that_is_missing_or_too_old_is_named(tmp_path, network, package, message):
     content = '__version__ = "2.15.0"' if package == "keras" else 'raise ModuleNotFoundError("cv2 is not installed")'
@@ -405,6 +433,16 @@ def test_a_stdout_that_nobody_reads_or_that_is_full(lite_network, image_file):
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "No space left" in process.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")  # noqa: PTH110
+def test_a_stderr_that_is_full_and_a_source_that_is_a_pipe(run, tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    status, _, err = run(tmp_path / "a.mp4")
+    assert status == 2 and "is a pipe or a device" in err
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, str(REPOSITORY / "main.py"), str(tmp_path / "a.mp4"), "--no-window"]
+        assert subprocess.run(command, stderr=full, timeout=60).returncode == 2
+
+
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory, demo):
     images = [cv2.resize(image, (320, 240)) for image in demo]
@@ -435,7 +473,9 @@ def test_files_are_complete_after_a_signal(tmp_path, lite_network, long_video, n
     while not (log.exists() and log.stat().st_size > 3000):
         assert time.monotonic() < end, "it logs nothing"
         time.sleep(0.05)
-    process.send_signal(signal.Signals[name])
+    for _ in range(3):  # who is in a hurry cuts no file
+        process.send_signal(signal.Signals[name])
+        time.sleep(0.005)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err == "" and "frames a second" in out
     assert len(read_video(output)[0]) > 10

@@ -235,6 +235,44 @@ def test_damage_anywhere_in_a_file_is_refused_or_harmless(network, lite_network,
             assert "\n" not in str(error)
 
 
+def in_layers(make):
+    """Change the parsed list of layers in a configuration, whose last one is a dense layer."""
+
+    def change(content):
+        config = json.loads(content)
+        make(config["config"]["layers"])
+        return json.dumps(config).encode()
+
+    return in_config(change)
+
+
+def grow(layers, **config):
+    layers.insert(-1, {**layers[-1], "config": {**layers[-1]["config"], "name": "huge", **config}})
+    for layer in layers:
+        layer.pop("build_config", None)
+
+
+def pad(layers, size):
+    padding = {"module": "keras.layers", "class_name": "ZeroPadding2D", "config": {"padding": [[size, size]] * 2}}
+    layers.insert(1, padding)
+    layers[-1].pop("build_config")
+
+
+HUGE = {
+    "37 GB": lambda layers: grow(layers, units=4_000_000),
+    "more than 64 bits": lambda layers: grow(layers, units=10**30),
+    "an output": lambda layers: pad(layers, 10**5),
+    "layers": lambda layers: layers.extend(layers[-1:] * 1500),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_refuses_a_huge_network_before_it_is_built(network, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(keras.saving, "load_model", None)  # not reached
+    refused(rewritten(network, tmp_path / "bad.keras", in_layers(HUGE[kind])), "more memory|more layers")
+    keras.layers.Dense(1).build((None, 1))  # nothing is left that the next network would allocate
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_refuses_weights_that_are_no_numbers(network, tmp_path, number):
     model = keras.saving.load_model(network)
@@ -331,6 +369,28 @@ def test_reads_the_description_beside_the_model(saved, tmp_path):
 )
 def test_refuses_a_description_that_contradicts_the_contract(saved, tmp_path, description, message):
     refused(copy_with(saved, tmp_path, description), message)
+
+
+@pytest.mark.parametrize(
+    ("use", "survived"),
+    [("open(path).read()", True), ("1 / 0", True), ("os.abort()", False), ("any(iter(int, 1))", False)],
+)
+def test_a_trial_tells_crashes_and_hangs_from_exceptions(tmp_path, use, survived):
+    (tmp_path / "a.txt").touch()
+    assert model_module.survives("import os", use, tmp_path / "a.txt", "", 0.5) == survived
+
+
+def test_too_little_memory_for_tensorflow_is_said_before_it_is_tried(network, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * 2**30, -1))
+    refused(network, "Only 2.0 GB")
+
+
+def test_refuses_a_lite_network_that_crashes(lite_network, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "survives", lambda *_: False)
+    path = tmp_path / "a.tflite"
+    path.write_bytes(lite_network.read_bytes())
+    refused(path, "crashes the program")
 
 
 # --- two outputs

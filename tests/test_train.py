@@ -32,10 +32,11 @@ from made_training import (
 
 import main
 import train
+from common import signals
 from data import load_fer2013
 from evaluation.metrics import score
 from model import load_classifier
-from training import checkpoints, finish, loop, signals
+from training import checkpoints, finish, loop
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("small_and_quiet")

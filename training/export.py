@@ -23,16 +23,19 @@ from model import (
     OUTPUTS,
     Classifier,
     ModelError,
+    build_model,
     description_path,
     first_line,
     fold_symmetric_kernels,
     lite_predict,
     native_stderr_hidden,
     sha256_of,
+    survives,
 )
 
 CALIBRATION_FACES = 300  # training faces that show int8 the range of every layer's values
 LEAST_EQUAL = 0.9  # share of the faces for which the conversion predicts the same emotion
+CONVERSION_SECONDS = 120  # in which the converter ends, or never does
 MOST_MOVED = 0.05  # probability that may sit on other emotions after the conversion, on average over the faces
 
 
@@ -47,10 +50,10 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
     reference = predict(classifier.all_probabilities, validation.faces)  # (n, outputs, 7)
     lines = [f"{len(validation):,} faces of {PUBLIC_TEST:26} accuracy   same prediction      size"]
     lines.append(_line(source, source.stat().st_size, compare(reference, reference, validation)))
-    folded, files = fold_symmetric_kernels(classifier.model), {}
     kinds = {"float16": output} | ({"int8": output.with_suffix(".int8.tflite")} if int8 else {})
-    for quantization, path in kinds.items():
-        content = convert(folded, quantization, dataset[TRAINING].faces)
+    _refuse_crash(classifier.model, source, list(kinds))
+    files, contents = {}, convert_all(classifier.model, kinds, dataset[TRAINING].faces)
+    for (quantization, path), content in zip(kinds.items(), contents, strict=True):
         converted = Classifier(*lite_predict(content), {})
         agreement = compare(predict(converted.all_probabilities, validation.faces), reference, validation)
         agrees = agreement["moved_probability"] <= MOST_MOVED and agreement["equal_predictions"] >= LEAST_EQUAL
@@ -68,6 +71,23 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
         for path, content in files.items():
             places.enter_context(atomic_path(path)).write_bytes(content)
     return "\n".join(lines)
+
+
+def _refuse_crash(model, source: Path, kinds: list) -> None:
+    """Raise `ModelError` if the conversion crashes, as it may with other layers than `build_model`'s (an LSTM)."""
+    usual = {type(layer) for arch in ("resnet-equivariant", "cnn") for layer in build_model(arch).layers}
+    if {type(layer) for layer in model.layers} <= usual:
+        return
+    preparation = "import numpy as np; from training import export; from model import load_classifier"
+    use = f"export.convert_all(load_classifier(path).model, {kinds}, np.zeros((9, 48, 48, 1), np.uint8))"
+    if not survives(preparation, use, source.absolute(), sha256_of(source), CONVERSION_SECONDS):
+        raise ModelError(f"{source} cannot be converted: TensorFlow's converter crashes. Use an --arch of train.py's.")
+
+
+def convert_all(model, kinds, faces: np.ndarray) -> list[bytes]:
+    """Return a Keras model as the content of a `.tflite` file of every kind, from its folded copy."""
+    folded = fold_symmetric_kernels(model)
+    return [convert(folded, kind, faces) for kind in kinds]
 
 
 def _line(path: Path, size_bytes: int, agreement: dict) -> str:

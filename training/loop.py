@@ -11,9 +11,10 @@ import keras
 import numpy as np
 
 import data
+from common import signals
 from common.files import atomic_path
 from model import FER2013, FERPLUS, OUTPUTS, UserError, build_model, keras_classifier, load_classifier
-from training import checkpoints, signals
+from training import checkpoints
 from training.batch_norm import fuse_batch_normalization
 from training.checkpoints import Run
 from training.distillation import distilled, load_teacher, mean_weights, online_teacher, soft_labels

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import subprocess
+import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -204,6 +205,8 @@ def output_problems(output: Path, option: str = "--output", suffix: str = ".kera
     """Yield why a file cannot be written, before the training and not after it."""
     if output.suffix != suffix:
         yield f"{option} {output} must end in {suffix}."
+    elif suffix == ".keras" and (year := time.localtime().tm_year) < 1980:
+        yield f"The clock of this machine says {year}, which a .keras file cannot hold. Set it."
     else:  # the model, its description and what is kept of older ones
         previous = output.with_name(f"{output.stem}.previous{suffix}")
         descriptions = [path.with_suffix(".json") for path in (output, previous)]

@@ -1,5 +1,6 @@
 """Searching and cropping faces in one image, on the demo's faces."""
 
+import re
 import shutil
 
 import cv2
@@ -122,6 +123,16 @@ def test_refuses_invalid_cascades(tmp_path):
             load_cascade(tmp_path / name)
     with pytest.raises(UserError, match="There is no cascade"):
         load_cascade(tmp_path / "missing.xml")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [(r"0 -1 \d+", "0 -1 99999999"), (r"<leafValues>[^<]*", "<leafValues>"), (r"<cascade [^$]*", "<a>" * 50_000)],
+)
+def test_refuses_cascades_that_crash_opencv(tmp_path, pattern, replacement):
+    (tmp_path / "bad.xml").write_text(re.sub(pattern, replacement, CASCADE.read_text(encoding="utf-8")))
+    with pytest.raises(UserError, match="crashes OpenCV"):
+        load_cascade(tmp_path / "bad.xml")
 
 
 def test_a_cascade_may_have_any_path(tmp_path):

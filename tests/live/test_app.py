@@ -137,7 +137,7 @@ def test_m_keeps_every_face_s_id(play, tmp_path, demo):
 def test_s_saves_what_is_shown(play, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "snapshot-1.png")  # twice within a second
-    monkeypatch.setattr(overlay, "draw_status", lambda image, text: None)
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text, faces: None)
     monkeypatch.setattr(view, "NOTICE_SECONDS", 60)
     window, _ = play("demo", ["", "s", "", "s", "q"])
     out = capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_n_and_b_go_through_the_images_and_each_is_logged_once(play, tmp_path, d
     for i in range(3):
         cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), demo[20 * i])
     names, messages = [], []
-    monkeypatch.setattr(overlay, "draw_status", lambda image, text: names.append(text))
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text, faces: names.append(text))
     monkeypatch.setattr(overlay, "draw_message", lambda image, text: messages.append(text))
     _, app = play(find_sources([tmp_path / "images"])[0], ["n", "b", "n", "n", "", "b", "b", "b", "q"])
     places = [1, 2, 1, 2, 3, 3, 2, 1, 1]
@@ -224,7 +224,7 @@ def test_a_wrong_time_stamp_does_not_hold_the_frame(play):
 
 
 def test_the_frame_rate_is_shown_and_not_recorded(play, monkeypatch, tmp_path):
-    monkeypatch.setattr(overlay, "draw_status", lambda image, text: image[:60, :60].fill(255))
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text, faces: image[:60, :60].fill(255))
     window, _ = play("demo", [""] * 5 + ["q"], recorded=True)
     assert window.shown[-1][:60, :60].min() == 255
     assert max(image[:60, :60].max() for image in read_video(tmp_path / "x.mp4")[0]) < 200
@@ -232,7 +232,7 @@ def test_the_frame_rate_is_shown_and_not_recorded(play, monkeypatch, tmp_path):
 
 def test_a_pause_does_not_lower_the_frame_rate(play, monkeypatch):
     rates = []
-    monkeypatch.setattr(overlay, "draw_status", lambda image, text: rates.append(int(text.removesuffix(" fps"))))
+    monkeypatch.setattr(overlay, "draw_status", lambda image, text, faces: rates.append(int(text.removesuffix(" fps"))))
     frames = [Frame(flat(0), i / 30, i) for i in range(40)]
     _, app = play(FrameList(frames), [""] * 20 + [" "] + [""] * 60 + [" "] + [""] * 20)  # two seconds
     assert min(rates) >= 10  # of 30; with the pause it would be 7

@@ -14,7 +14,7 @@ from conftest import flat, noise, read_video
 from emotions import Face
 from live import logs, sinks
 from live.logs import Log
-from live.sinks import Outputs, Recording, check_output, fit, write_image
+from live.sinks import Outputs, Recording, check_output, fit, refuse_sharing, write_image
 from live.sources import Frame, Images, SourceError
 
 # --- recordings
@@ -116,6 +116,45 @@ def test_a_full_disk_ends_the_recording_with_a_readable_file(tmp_path, monkeypat
             recording.write(image, i / 30)
     recording.close()
     assert len(read_video(tmp_path / "a.mp4")[0]) == 20
+
+
+@pytest.mark.parametrize("damage", ["full", "limited", "size", "unreadable"])
+def test_an_older_video_stays_where_a_new_one_cannot_be_written(tmp_path, monkeypatch, damage):
+    path = tmp_path / "a.mp4"
+    path.write_text("older")
+    if damage == "full":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    elif damage == "limited":
+        monkeypatch.setattr(sinks, "resource", SimpleNamespace(RLIMIT_FSIZE=1, getrlimit=lambda _: (10**6, 10**6)))
+    elif damage == "unreadable":  # what a quota leaves
+        unreadable = SimpleNamespace(isOpened=lambda: False, release=lambda: None)
+        monkeypatch.setattr(cv2, "VideoCapture", lambda *_: unreadable)
+    with pytest.raises(SourceError, match=r"full|larger|cannot write"), Recording(path, 30, live=False) as recording:
+        recording.write(flat(0, 1, 1) if damage == "size" else flat(0), 0.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"] and path.read_text() == "older"
+    assert recording.summary == ""
+
+
+def test_a_limit_on_the_size_of_files_ends_a_recording_that_plays(tmp_path, monkeypatch):
+    limits = SimpleNamespace(RLIMIT_FSIZE=1, getrlimit=lambda _: (sinks.SPARE_BYTES + 20_000,) * 2)
+    monkeypatch.setattr(sinks, "resource", limits)
+    (tmp_path / "a.mp4").write_text("older")
+    with (
+        pytest.raises(SourceError, match=r"ends after 0\.\d seconds"),
+        Recording(tmp_path / "a.mp4", 30, False) as recording,
+    ):
+        for i, image in enumerate(noise(60, 240, 320)):
+            recording.write(image, i / 30)
+    assert len(read_video(tmp_path / "a.mp4")[0]) == recording.frames > 0
+
+
+def test_two_outputs_in_one_file_are_refused(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.csv").hardlink_to(tmp_path / "a.mp4")
+    for one, other in (("a.mp4", "a.csv"), ("new.png", "./new.png")):
+        with pytest.raises(SourceError, match="are one file"):
+            refuse_sharing([tmp_path / one, tmp_path / other])
+    refuse_sharing([tmp_path / "a.mp4", tmp_path / "b.csv"])
 
 
 def test_a_missing_codec_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Sources: order, times, errors of cameras and files."""
 
 import itertools
+import os
 import struct
 import sys
 import threading
@@ -134,6 +135,16 @@ def test_refuses_a_video_without_a_frame(tmp_path):
     writer.release()
     with pytest.raises(SourceError, match=r"no readable frame|is not a video"):
         list(open_source(str(tmp_path / "a.avi")))
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are always Unicode there")
+def test_names_that_are_not_utf_8_are_refused_where_opencv_opens_them(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    write_video(tmp_path / "a.mp4", noise(3)).rename(path)
+    for name in (path, "rtsp://\udcff/", "rtsp://admin:\udcff@cam/"):
+        with pytest.raises(SourceError, match="not UTF-8") as error:
+            open_source(name)
+        assert "admin" not in str(error.value)
 
 
 def test_closing_a_file_in_the_middle_ends_its_thread(tmp_path):
@@ -271,6 +282,14 @@ def test_an_unplugged_camera_is_reconnected(cameras, impatient):
     assert "camera 0 sends no image: reconnecting" in errors
     assert frame is not None and scripted.openings == 4
     assert scripted.releases >= 3
+
+
+def test_a_stream_over_http_that_stays_away_has_ended(cameras, impatient, monkeypatch, capsys):
+    monkeypatch.setattr(camera_module, "LOST_SECONDS", 0.3)
+    cameras(noise(5))
+    with open_source("http://cam/live") as source:
+        assert [frame for frame in source][-1].error
+    assert "has ended" in capsys.readouterr().err
 
 
 def test_a_camera_that_repeats_one_image_is_reconnected(cameras, impatient):
@@ -412,7 +431,15 @@ def test_refuses_a_dead_stream(cameras):
         open_source("rtsp://nowhere/live")
 
 
-@pytest.mark.parametrize("url", ["rtsp://admin:s@cret@cam/live", "rtsp://cam/live?user=admin&password=s@cret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://admin:s@cret@cam/live",
+        "rtsp://admin:s/cr/et@cam/live",
+        "rtsp://admin:s/cr@et@cam/live?password=s@cret",
+        "rtsp://cam/live?user=admin&password=s@cret",
+    ],
+)
 def test_the_password_of_a_stream_is_not_shown(cameras, impatient, url):
     cameras(noise(3))
     errors, _ = watch(open_source(url), seconds=0.4)

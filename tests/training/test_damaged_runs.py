@@ -15,9 +15,10 @@ from made_training import SMALL_RESNETS, press_ctrl_c, the_run
 
 import model
 import train
+from common import signals
 from evaluation import figures
 from model import UserError
-from training import checkpoints, finish, loop, signals
+from training import checkpoints, finish, loop
 from training.checkpoints import Run
 from training.options import TrainingOptions, complete
 from training.schedule import phases

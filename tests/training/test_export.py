@@ -65,7 +65,7 @@ def test_an_export_predicts_as_keras_does(folder, exported):
 
 
 def open_lite(path):
-    return model_module._import_interpreter()(model_path=str(path))
+    return model_module.import_interpreter()(model_path=str(path))
 
 
 def test_int8_computes_in_integers_and_takes_pixels_as_they_are(folder):
@@ -156,7 +156,7 @@ def test_litert_and_tensorflows_copy_predict_the_same(exported, monkeypatch):
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed: there is only tf.lite")
     probabilities = load_classifier(exported).probabilities(FACES)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # as if it were not installed
-    assert "tensorflow" in model_module._import_interpreter().__module__
+    assert "tensorflow" in model_module.import_interpreter().__module__
     assert np.allclose(load_classifier(exported).probabilities(FACES), probabilities, atol=0.01)
 
 
@@ -214,6 +214,16 @@ def test_an_export_that_predicts_differently_is_not_written(folder, tmp_path, mo
     monkeypatch.setattr(export, "convert", lambda model, quantization, faces: by_quantization[quantization])
     assert train.main(["--export", "--data", str(folder / "data")]) == 2
     assert "predicts differently" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model.keras"]
+
+
+def test_other_layers_are_tried_before_they_are_converted(folder, tmp_path, monkeypatch, capsys):
+    layers = keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(7, "softmax")
+    keras.Sequential([keras.Input((48, 48, 1)), *layers]).save(tmp_path / "best_model.keras")
+    monkeypatch.setattr(export, "survives", lambda *_: False)  # as with an LSTM
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--export", "--data", str(folder / "data")]) == 2
+    assert "converter crashes" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["best_model.keras"]
 
 

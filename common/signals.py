@@ -1,12 +1,16 @@
-"""Ctrl-C, a kill and a closed terminal end a training in the same way: it keeps what it has and says how to go on."""
+"""Ctrl-C, a kill and a closed terminal end a script in the same way: it keeps what it has."""
 
 import contextlib
+import math
 import os
 import signal
+import time
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, other systems no SIGBREAK
 STOPS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+FINISH_SECONDS = 2.0  # in which main.py finishes its files, undisturbed
 _received, _held = [], []
+_interrupted_seconds = [-math.inf]
 
 
 def handle_stops(handler, instead_of=(signal.SIG_DFL, signal.default_int_handler)) -> None:
@@ -27,6 +31,13 @@ def interrupt(number, frame) -> None:
     """Raise `KeyboardInterrupt`, while it is held back only at the second signal; remember both."""
     _received.append(number)
     if not _held or len(_received) > 1:
+        raise KeyboardInterrupt
+
+
+def interrupt_once(number, frame) -> None:
+    """Raise `KeyboardInterrupt`, but not again in two seconds: a second Ctrl-C would leave half of a file."""
+    if time.monotonic() > _interrupted_seconds[0] + FINISH_SECONDS:
+        _interrupted_seconds[0] = time.monotonic()
         raise KeyboardInterrupt
 
 
