@@ -2,7 +2,7 @@
 
     python demo/make_average_faces.py --data PATH
 
-An average of 150 people shows an expression but nobody in particular. The shipped network selects the faces, by its
+An average of 60 people shows an expression but nobody in particular. The shipped network selects the faces, by its
 confidence times the share of FER+'s votes where these are beside the data. Faces are first rotated, scaled and shifted
 onto the average of their emotion, to avoid blur. Because there are several ways to look afraid, each face is averaged
 with those most similar to it. Of many such averages the network selects the ten of highest confidence, and the cascade
@@ -27,8 +27,8 @@ from live.sources import Demo  # noqa: E402
 from model import BEST_MODEL, EMOTIONS, UserError, load_classifier  # noqa: E402
 
 SIZE = 192  # pixels, width and height of a face in the result
-CANDIDATES = 700  # faces of an emotion, the most suitable: people see fear and disgust in few
-AVERAGED = 150  # of them, in one average
+CANDIDATES = 400  # faces of an emotion, the most suitable: people see fear and disgust in few
+AVERAGED = 60  # of them, in one average
 CLOSE = 0.03  # probabilities that differ by less count as equal
 # Scale (logarithm), degrees, pixels to the right and down; and the prior of these: one standard deviation.
 POSES = list(itertools.product((-0.12, -0.06, 0, 0.06, 0.12), (-9, -4.5, 0, 4.5, 9), range(-3, 4), range(-3, 4)))
