@@ -212,9 +212,14 @@ def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: 
         try:
             with open_entry(entry) as source, outputs.open(source) as recording:
                 app.use(source, recording, is_camera(entry) if mirror is None else mirror)  # people expect a mirror
-                app.preview(loader)
-                if not app.quit:
-                    app.run(loader.result(), last=number == len(entries))
+                try:
+                    app.preview(loader)
+                    if not app.quit:
+                        app.run(loader.result(), last=number == len(entries))
+                except SourceError as error:
+                    if not isinstance(error, OutputError):
+                        outputs.discard(recording)
+                    raise
         except OutputError:
             raise
         except SourceError as error:
@@ -244,7 +249,7 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     """Return the outputs, then a log and a timeline where wanted, after a check that all can be written."""
     images = [file for entry in entries if isinstance(entry, list) for file in entry]
     files = images + [entry for entry in entries if isinstance(entry, Path)]
-    outputs = [path for path in (args.output, args.log, args.timeline) if path]
+    outputs = [Path(path) for path in (args.output, args.log, args.timeline) if path]
     refuse_overwriting(outputs, files)
     refuse_sharing(outputs)
     sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]

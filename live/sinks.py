@@ -155,6 +155,13 @@ class Recording(Closable):
                 self.frames = 0
                 raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
 
+    def discard(self) -> None:
+        """Leave nothing, and an older file as it is."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer, self.frames = None, 0
+            self._place.__exit__(OutputError, OutputError("discarded"), None)
+
     @property
     def summary(self) -> str:
         """What was written, "" if nothing."""
@@ -213,6 +220,12 @@ class Outputs(Closable):
             self._recording = Recording(self.path, rate, source.live, STILL_SIZE if source.still else None)
         self._recording.pause()
         return contextlib.nullcontext(self._recording)
+
+    def discard(self, recording) -> None:
+        """Leave no recording of a source that was refused; one of several sources keeps what it has."""
+        if isinstance(recording, Recording) and (self._single or recording is not self._recording):
+            recording.discard()
+            self._written = [path for path in self._written if path != recording.path]
 
     def _place(self, name: str, suffixes: tuple) -> Path:
         """Return where the annotated copy of a source goes: under its name, with a number if that is used."""

@@ -57,7 +57,9 @@ def run(lite_network, capsys):
 def test_interlaced_video_is_read_or_refused(run, tmp_path, name, codec, rate):
     options = ["-flags", "+ilme+ildct", "-top", "1", "-c:v", codec, "-b:v", rate, "-pix_fmt", "yuv420p"]
     ffmpeg(tmp_path / name, "testsrc2=duration=2:size=720x576:rate=25", *options)
-    status, _, err = run(tmp_path / name)
+    (tmp_path / "x.mp4").write_bytes(b"older")
+    status, _, err = run(tmp_path / name, "--output", tmp_path / "x.mp4")
+    assert (status == 2) == ((tmp_path / "x.mp4").read_bytes() == b"older")  # no recording of black frames
     with open_source(tmp_path / name) as source:
         images = [frame.image for frame in source] if status == 0 else []
     assert (len({image.tobytes() for image in images}) > 10) if status == 0 else ("-vf yadif" in err and status == 2)
