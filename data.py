@@ -119,7 +119,7 @@ def load_fer2013(path, votes=None) -> Dataset:
     Understood by content: `fer2013.csv` (emotion, pixels, Usage, in any order), the competition's `train.csv`
     (emotion, pixels), image folders `train/<emotion>/` and `test/<emotion>/`, and a folder or archive that holds
     one of these, also one level down. Where there is no validation part, a stratified tenth of Training serves.
-    `votes` is FER+'s `fer2013new.csv`, by default the file of that name beside the CSV; without it there are no votes.
+    `votes` is FER+'s `fer2013new.csv`, by default the file of that name beside the CSV or its .zip.
     Raises `DataError` that names the first error, where it is, and how many more there are.
     """
     path = Path(path)
@@ -385,7 +385,9 @@ def _add_votes(splits: dict[str, Split], found, path) -> list[str]:
     Row i of the file belongs to row i of fer2013.csv, so the votes of a split follow its faces in order.
     """
     beside = found.parent if found.is_file() else found
-    file = Path(path) if path else next((child for child in _children(beside) if child.name == VOTES_FILE), None)
+    places = [beside, Path(found.root.filename).parent] if isinstance(found, zipfile.Path) else [beside]
+    near = (child for place in places for child in _children(place) if child.name == VOTES_FILE)
+    file = Path(path) if path else next(near, None)
     if file is None:
         return []
     if beside is found:

@@ -467,14 +467,14 @@ def shipped_model() -> Path:
     return BEST_MODEL
 
 
-def load_classifier(path=BEST_MODEL, labels: str | None = None) -> Classifier:
-    """Load a `.keras` file in safe mode, or a `.tflite` file, by default the shipped network.
+def load_classifier(path=None, labels: str | None = None) -> Classifier:
+    """Load a `.keras` file in safe mode, or a `.tflite` file, by default the included network.
 
     `labels` is the output that `probabilities` returns, by default "ferplus" if the network has it.
     Raises `ModelError` if the file is missing, of another format, damaged, carries code, does not map (n, 48, 48, 1)
     faces to seven probabilities, contradicts the `.json` beside it, or has no such output.
     """
-    path = Path(path)
+    path = shipped_model() if path is None else Path(path)
     lite = path.suffix == ".tflite"
     if not path.is_file():
         words = "python train.py --data PATH"

@@ -629,6 +629,12 @@ def test_votes_beside_the_csv_belong_to_its_rows(tmp_path):
     assert dataset.sha256() != load_fer2013(write_csv(tmp_path / "alone" / "fer2013.csv", ROWS)).sha256()
 
 
+def test_votes_beside_an_archive_belong_to_the_csv_in_it(tmp_path):
+    archive = zip_up(tmp_path / "a.zip", write_csv(tmp_path / "in" / "fer2013.csv", ROWS).parent)
+    write_votes(tmp_path / "fer2013new.csv", ROWS)
+    assert load_fer2013(archive)["Training"].votes is not None
+
+
 def test_votes_become_shares_without_single_votes_and_other_answers():
     targets = data.vote_targets(VOTES)
     expected = np.zeros((4, 7))

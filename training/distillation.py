@@ -62,7 +62,8 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
     """Return the mean weights of trained models of an architecture, None for no models.
 
     Networks that were fine-tuned from the same one are often as good in the mean of their weights as in the mean of
-    their predictions (Wortsman et al. 2022, "Model soups"). Raises `UserError` for another architecture.
+    their predictions (Wortsman et al. 2022, "Model soups"). A model may have an output more than are trained. Raises
+    `UserError` for another architecture.
     """
     weights = []
     for path in paths or ():
@@ -70,7 +71,8 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
         name = classifier.model.name
         if name != arch:
             raise UserError(f"{path} is a {name}. Add --arch {name}, or use another model.")
-        if classifier.outputs != outputs:
+        if classifier.outputs[: len(outputs)] != outputs:
             raise UserError(f"{path} predicts {', '.join(classifier.outputs)}, this training {', '.join(outputs)}.")
-        weights.append(classifier.model.get_weights())
+        network = classifier.model
+        weights.append(keras.Model(network.input, network.outputs[: len(outputs)]).get_weights())
     return [np.mean(of_one_layer, axis=0) for of_one_layer in zip(*weights, strict=True)] or None

@@ -94,6 +94,17 @@ def test_a_teacher_without_votes_cannot_teach_them(voted, monkeypatch, refused):
     assert train.main([*ONE_EPOCH, "--teacher", "teacher.keras"]) == 130
 
 
+def test_a_training_without_votes_can_start_from_a_network_with_both_outputs(voted):
+    assert train.main([*ONE_EPOCH, "--output", "both.keras"]) == 0
+    (voted / "fer2013new.csv").unlink()
+    assert train.main([*ONE_EPOCH, "--learning-rate", "1e-12", "--init-from", "both.keras", "--output", "x.keras"]) == 0
+    faces = load_fer2013(voted)[PUBLIC_TEST].faces
+    log_both, log_one = (
+        np.log(load_classifier(name).all_probabilities(faces)[:, 0]) for name in ("both.keras", "x.keras")
+    )
+    assert np.corrcoef(log_both.ravel(), log_one.ravel())[0, 1] > 0.99  # but for their temperatures
+
+
 def test_votes_without_public_test_are_refused(voted, refused):
     write_votes(voted / "fer2013new.csv", [row for row in ROWS if row[2] == "Training"])
     assert "no rows of PublicTest" in refused(*ONE_EPOCH)
