@@ -207,7 +207,7 @@ def search_frame(cascade, gray: np.ndarray, side: int, scale_factor: float, min_
         centre = back @ (x + width / 2, y + height / 2, 1) / zoom
         corner = centre - np.array([width, height]) / zoom / 2
         found.append(Found((*corner, width / zoom, height / zoom), turn, int(count)))
-    return sorted(found, key=lambda each: -each.evidence)
+    return strongest_first(found)
 
 
 def search_views(cascade, gray: np.ndarray, views, size: int, margin: float, scale_factor=1.1) -> list[list[Found]]:
@@ -308,7 +308,7 @@ def find_faces(cascade, gray: np.ndarray) -> list[Found]:
     candidates, verified = [], []
     for turn in TURNS:
         candidates += search_frame(cascade, gray, TURNED_STILL_SIDE if turn else STILL_SIDE, 1.05, 3, turn)
-    for candidate in sorted(candidates, key=lambda each: -each.evidence):
+    for candidate in strongest_first(candidates):
         if not any(overlap(candidate.box, face.box) >= 0.5 for face in verified):
             face = verify(cascade, gray, candidate)
             verified += [face] if face else []
@@ -316,10 +316,15 @@ def find_faces(cascade, gray: np.ndarray) -> list[Found]:
     return sorted(faces, key=lambda face: face.box[0])
 
 
+def strongest_first(found: list[Found]) -> list[Found]:
+    """Sort by evidence and, where that is equal, by place: the cascade's threads find in any order."""
+    return sorted(found, key=lambda each: (-each.evidence, each.box))
+
+
 def keep_strongest(found: list[Found]) -> list[Found]:
     """Return the strongest of several boxes on each face, the strongest face first."""
     kept = []
-    for face in sorted(found, key=lambda each: -each.evidence):
+    for face in strongest_first(found):
         if not any(is_same_face(face.box, other.box) for other in kept):
             kept.append(face)
     return kept

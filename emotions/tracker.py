@@ -19,6 +19,7 @@ from emotions.faces import (
     overlap,
     search_frame,
     search_views,
+    strongest_first,
     verify,
 )
 
@@ -180,10 +181,9 @@ def _search_near(cascade, gray: np.ndarray, faces: list[Face], now: float) -> li
     views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
     seen, found = search_views(cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
     for i in range(0, len(views), len(FOLLOW_STEPS)):
-        near = [each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view]
+        near = strongest_first([each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view])
         while near:
-            best = max(near, key=lambda each: each.evidence)
-            same = [each for each in near if overlap(each.box, best.box) >= 0.5]
+            same = [each for each in near if overlap(each.box, near[0].box) >= 0.5]
             found.append(merge(same))
             near = [each for each in near if each not in same]
     return keep_strongest(found)

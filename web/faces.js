@@ -145,12 +145,13 @@ export class FaceSearch {
     const found = this.resized(gray, [0, 0, gray.cols, gray.rows], cols, rows, (small) =>
       turn ? this._warped(small, rotation, ...turned, this.cv.BORDER_CONSTANT, detect) : detect(small),
     );
-    return strongestFirst(found).map(({ box: [x, y, width, height], evidence }) => {
+    const mapped = found.map(({ box: [x, y, width, height], evidence }) => {
       const inTurned = [x + width / 2 - rotation[2], y + height / 2 - rotation[5]];
       const [centreX, centreY] = turn ? rotated(inTurned, turn) : [x + width / 2, y + height / 2];
       const corner = [centreX / zoom - width / zoom / 2, centreY / zoom - height / zoom / 2];
       return { box: [...corner, width / zoom, height / zoom], tiltDegrees: turn, evidence };
     });
+    return strongestFirst(mapped);
   }
 
   /**
@@ -288,7 +289,9 @@ export function isPlausible({ box, evidence }, others) {
   return evidence >= Math.min(needed, MAX_NEEDED);
 }
 
-const strongestFirst = (found) => [...found].sort((a, b) => b.evidence - a.evidence);
+/** Sorts by evidence and, where that is equal, by place. */
+export const strongestFirst = (found) =>
+  [...found].sort((a, b) => b.evidence - a.evidence || a.box.map((value, i) => value - b.box[i]).find(Boolean) || 0);
 
 /** Returns the strongest of several boxes on each face, the strongest face first. */
 export function keepStrongest(found) {

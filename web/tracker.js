@@ -1,6 +1,6 @@
 // The same face from frame to frame: as emotions/face.py and emotions/tracker.py. Times are seconds of the video.
 import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge } from "./faces.js";
-import { IMAGE_SIZE, overlap, rotated, round, TURNS } from "./faces.js";
+import { IMAGE_SIZE, overlap, rotated, round, strongestFirst, TURNS } from "./faces.js";
 
 const SHOW_SECONDS = 0.2; // for which the box of a face that is not found is still shown
 const HIDDEN_SECONDS = 3.0; // for which a face may be hidden behind another
@@ -236,9 +236,9 @@ export class Tracker {
     const seen = this._search.views(gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR);
     const found = [];
     for (let i = 0; i < views.length; i += FOLLOW_STEPS.length) {
-      let near = seen.slice(i, i + FOLLOW_STEPS.length).flat();
+      let near = strongestFirst(seen.slice(i, i + FOLLOW_STEPS.length).flat());
       while (near.length) {
-        const best = near.reduce((a, b) => (b.evidence > a.evidence ? b : a));
+        const [best] = near;
         const isSame = ({ box }) => overlap(box, best.box) >= 0.5;
         found.push(merge(near.filter(isSame)));
         near = near.filter((each) => !isSame(each));
