@@ -27,7 +27,7 @@ from live.sources import Demo  # noqa: E402
 from model import BEST_MODEL, EMOTIONS, UserError, load_classifier  # noqa: E402
 
 SIZE = 192  # pixels, width and height of a face in the result
-CANDIDATES = 400  # faces of an emotion, the most suitable: people see fear and disgust in few
+CANDIDATES = 200  # faces of an emotion, the most suitable: people see fear and disgust in few
 AVERAGED = 60  # of them, in one average
 CLOSE = 0.03  # probabilities that differ by less count as equal
 # Scale (logarithm), degrees, pixels to the right and down; and the prior of these: one standard deviation.
