@@ -91,9 +91,9 @@ def draw_overlay(classifier, folder: Path) -> None:
         view.bars = False
         view.update(frame.image, faces)
         x, y, width, _ = faces[0].box
-        tile = view.image[y - 32 : y + width + 32, x - 32 : x + width + 32]  # the label is above the box
+        tile = view.image[max(y - 46, 0) : y + width + 46, x - 46 : x + width + 46]  # the label is above the box
         tiles.append(cv2.resize(tile, (200, 200), interpolation=cv2.INTER_AREA))
-        if len(tiles) == EMOTIONS.index("fear") + 1:
+        if len(tiles) == EMOTIONS.index("happy") + 1:
             view.bars = True
             view.redraw()
             cv2.imwrite(str(folder / "window.png"), view.rendered(f"{demo.fps:.0f} fps", ""))
