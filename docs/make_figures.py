@@ -7,6 +7,7 @@ reliability, end to end. No figure shows a single face of FER-2013.
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 from dataclasses import fields
@@ -54,7 +55,7 @@ def main(argv=None) -> int:
     faces = np.stack(small)[..., None]  # (7, 48, 48, 1)
     shown = faces[SHOWN : SHOWN + 1]
     draw_emotions(large, classifier.probabilities(faces), args.output / "emotions.png")
-    draw_overlay(classifier, args.output)
+    draw_window(classifier, args.output / "window.png")
     draw_augmentation(shown, args.output / "augmentation.png")
     draw_network(classifier.model, args.output / "network.png")
     draw_activations(classifier.model, shown, args.output / "activations.png")
@@ -78,26 +79,15 @@ def draw_emotions(large: np.ndarray, probabilities: np.ndarray, path: Path) -> N
     figures.draw_faces(large[..., None], captions, title, path)
 
 
-def draw_overlay(classifier, folder: Path) -> None:
-    """Draw what main.py shows in the demo: window.png, all of it, and overlay.png, each face a second after it came."""
+def draw_window(classifier, path: Path) -> None:
+    """Draw what main.py shows in the demo a second after the happy face has come."""
     demo, detector, view = Demo(), EmotionDetector(classifier), View()
-    seconds = [number * demo.emotion_seconds + 1 for number in range(len(EMOTIONS))]
-    indices = [round(second * demo.fps) for second in seconds]
-    tiles = []
-    for frame in demo:
+    last = round((EMOTIONS.index("happy") * demo.emotion_seconds + 1) * demo.fps)
+    for frame in itertools.islice(demo, last + 1):
         faces = detector.track(frame.image, frame.time_seconds)
-        if frame.index not in indices:
-            continue
-        view.bars = False
-        view.update(frame.image, faces)
-        x, y, width, _ = faces[0].box
-        tile = view.image[max(y - 46, 0) : y + width + 46, x - 46 : x + width + 46]  # the label is above the box
-        tiles.append(cv2.resize(tile, (200, 200), interpolation=cv2.INTER_AREA))
-        if len(tiles) == EMOTIONS.index("happy") + 1:
-            view.bars = True
-            view.redraw()
-            cv2.imwrite(str(folder / "window.png"), view.rendered(f"{demo.fps:.0f} fps", ""))
-    cv2.imwrite(str(folder / "overlay.png"), np.hstack(tiles))
+    view.bars = True
+    view.update(frame.image, faces)
+    cv2.imwrite(str(path), view.rendered(f"{demo.fps:.0f} fps", ""))
 
 
 def draw_augmentation(face: np.ndarray, path: Path) -> None:
