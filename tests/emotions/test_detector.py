@@ -75,7 +75,7 @@ def test_mirror_moves_the_last_faces_and_keeps_their_ids(detector, off_centre, c
     assert face.box[0] == 1040 - x - width
     flipped = np.ascontiguousarray(off_centre[:, ::-1])
     (again,) = detector.detect(flipped) if call == "detect" else detector.track(flipped, 20 / 30)
-    assert again.id == face.id and again.box[0] == pytest.approx(face.box[0], abs=6)
+    assert again.id == face.id and again.box[0] == pytest.approx(face.box[0], abs=15)
 
 
 def test_reset_forgets_all_faces(detector, demo):

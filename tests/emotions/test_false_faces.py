@@ -47,7 +47,7 @@ def test_a_second_person_of_the_same_size_is_a_face(cascade):
 
 
 def test_a_smaller_person_behind_a_shoulder_is_a_face(cascade):
-    image = scene((6, (160, 200), 180, 0), (3, (400, 140), 60, 0))
+    image = scene((6, (160, 200), 180, 0), (4, (400, 140), 60, 0))
     assert len(find_faces(cascade, image)) == 2
 
 

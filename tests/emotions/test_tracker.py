@@ -58,7 +58,7 @@ def test_the_box_of_a_face_at_rest_is_smooth(cascade, face, monkeypatch):
         return np.abs(np.diff(np.array(boxes[15:]), axis=0)).mean(axis=0)  # pixels a frame
 
     smooth = mean_step()
-    assert (smooth < 1.0).all()  # place and size
+    assert (smooth < (1, 1, 1.5, 1.5)).all()  # place and size
     monkeypatch.setattr(face_module, "FAST_SHIFT", 1e-9)  # every place is followed at once
     assert (smooth[:2] < 0.5 * mean_step()[:2]).all()
 

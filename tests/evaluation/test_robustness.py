@@ -87,7 +87,7 @@ def test_measure_compares_end_to_end_with_pre_cropped_faces(average_faces):
     assert clean["accuracy_found"] >= 5 / 7
     assert "ferplus" not in clean
     bright = next(result for name, result in results.items() if name.startswith("bright"))
-    assert bright["accuracy_found"] < 0.5 < bright["accuracy_pre_cropped"]  # the nearest face is the brightest one
+    assert bright["accuracy_found"] < 0.6 < bright["accuracy_pre_cropped"]  # the nearest face is the brightest one
 
 
 def test_no_face_found_means_no_accuracy():

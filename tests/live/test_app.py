@@ -131,7 +131,7 @@ def test_m_keeps_every_face_s_id(play, tmp_path, demo):
     table = read_log(tmp_path)
     assert list(table["frame"]) == list(range(40)) and set(table["face"]) == {1}
     before, after = table["x"].iloc[20], table["x"].iloc[21]
-    assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=6) and after > before + 200
+    assert after == pytest.approx(1040 - before - table["width"].iloc[20], abs=15) and after > before + 200
 
 
 def test_s_saves_what_is_shown(play, capsys, monkeypatch, tmp_path):
