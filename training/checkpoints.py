@@ -154,9 +154,10 @@ def read_state(folder: Path) -> dict:
             raise ValueError(f"{STATE} has other counters")
         if not all(type(value) in (int, float) or (key, value) == ("best", None) for key, value in values.items()):
             raise ValueError(f"a counter in {STATE} is not a number")
-    scores = pd.read_csv(folder / HISTORY, usecols=SCORES)[SCORES][: state["epochs"]].to_numpy(float)  # no text
-    whole = state["epochs"] > 0 and list(scores[:, 0]) == list(range(state["epochs"]))
-    if not (whole and np.isfinite(scores).all()):
+    scores = pd.read_csv(folder / HISTORY, usecols=SCORES)[SCORES].to_numpy(float)  # no text
+    epochs = state["epochs"]
+    whole = 0 < epochs <= len(scores) and list(scores[:epochs, 0]) == list(range(epochs))
+    if not (whole and np.isfinite(scores[:epochs]).all()):
         raise ValueError(f"{HISTORY} does not have the epochs of {STATE}")
     return state
 

@@ -80,6 +80,13 @@ def test_a_resume_refuses_values_of_another_kind_and_changes_nothing(run, refuse
     assert {key for key, _ in started} <= harmless, started
 
 
+@pytest.mark.parametrize("epochs", [2, 10**9, 10**30])
+def test_a_resume_refuses_more_epochs_than_the_history_has(run, refused, epochs):
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"epochs": epochs}))
+    assert "does not have the epochs" in refused("--resume", run)
+
+
 TEXTS = [b"", b"[]", b"\xff\xfe", b"[" * 10**6, b"1" * 10**5, b"epoch,loss\n", b"epoch,accuracy\n0,x\n", b"\0" * 10**4]
 
 
