@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from common.cli import printable
 from common.files import IMAGE_SUFFIXES
 from model import EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError
 
@@ -100,7 +101,7 @@ class Dataset:
 
     def summary(self) -> str:
         """Return the counts and the notes as text to print."""
-        return "\n".join([self.source, self.counts().to_string(), *self.notes])
+        return "\n".join([printable(self.source), self.counts().to_string(), *map(printable, self.notes)])
 
     def sha256(self) -> str:
         """Return the hash of all faces, labels and votes, which identifies the data of a run."""

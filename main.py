@@ -42,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     mirror = {"action": argparse.BooleanOptionalAction, "default": None}
     group.add_argument("--mirror", **mirror, help="mirror the image (default: only of a camera number)")
     group = parser.add_argument_group("output")
-    output = "annotated copy: .mp4, .webm, of one image .png or .jpg; a folder gets one of every file"
+    output = "annotated copy: .webm (survives a crash), .mp4, of one image .png or .jpg; a folder: one of every file"
     group.add_argument("--output", metavar="FILE", help=output)
     log = ".csv or .json with a line for every face in every frame, and for every image without one"
     group.add_argument("--log", type=Path, metavar="FILE", help=log)

@@ -635,6 +635,12 @@ def test_votes_beside_an_archive_belong_to_the_csv_in_it(tmp_path):
     assert load_fer2013(archive)["Training"].votes is not None
 
 
+def test_a_name_that_a_terminal_would_obey_is_printed_with_escapes(tmp_path):
+    dataset = load_fer2013(write_csv(tmp_path / "fer2013.csv", ROWS))
+    dataset.source = "fer\x1b[31m\n2013.csv"
+    assert dataset.summary().startswith("fer\\x1b[31m\\n2013.csv\n")
+
+
 def test_votes_become_shares_without_single_votes_and_other_answers():
     targets = data.vote_targets(VOTES)
     expected = np.zeros((4, 7))

@@ -11,6 +11,7 @@ import keras
 import pandas as pd
 
 import data
+from common.cli import printable
 from common.files import atomic_path, copy_together
 from emotions.faces import load_cascade
 from evaluation.history import best_epoch
@@ -121,7 +122,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
     output = run.options.output or Path(BEST)
     if not is_placed(run, training_faces):
         return (
-            f"{run.best} is new: PublicTest accuracy {accuracy_of(run.best)}.\n"
+            f"{printable(run.best)} is new: PublicTest accuracy {accuracy_of(run.best)}.\n"
             f"It saw only {training_faces:,} training faces, so {BEST} stays as it is; --output would place it.\n"
             f"Try it with: {shell_command('main.py', '--model', run.best)}"
         )
@@ -134,7 +135,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
         run.update(kept_for=place)
     copy_model(run.best, output)
     model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
-    text = f"{output} is new: PublicTest accuracy {accuracy_of(output)}.\n"
+    text = f"{printable(output)} is new: PublicTest accuracy {accuracy_of(output)}.\n"
     if previous.exists():
         text += f"It replaces a model with {accuracy_of(previous)}, kept as {previous}.\n"
         text += f"Undo with:   {undo_command(previous, output)}\n"
@@ -185,9 +186,9 @@ def evaluate_or_export(args) -> None:
     dataset = data.load_fer2013(args.options.data, args.options.votes)
     print(dataset.summary())
     if args.export:
-        print(f"Converting {args.model} and comparing, about a minute ...", flush=True)
+        print(f"Converting {printable(args.model)} and comparing, about a minute ...", flush=True)
         print(export(classifier, args.model, dataset, args.export))
-        print(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}")
+        print(printable(f"{args.export} is ready: {shell_command('main.py', '--model', args.export)}"))
         return
     load_cascade()  # without it there is no report
     if args.split not in dataset.splits:
