@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def test_a_training_has_at_most_22_options_of_which_all_are_named_as_their_field
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_can_be_trained(recipe):
     assert parse_args([f"@{recipe}", "--data", "x"]).options
+
+
+def test_a_clock_before_1980_is_said_before_a_training(monkeypatch, capsys):
+    monkeypatch.setattr(time, "localtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))
+    with pytest.raises(SystemExit):
+        parse_args(["--data", "x"])
+    assert "1970" in capsys.readouterr().err
 
 
 def test_a_recipe_is_a_file_of_options_with_comments(tmp_path):
