@@ -19,10 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(1, str(Path(sys.path[0], "tests")))
 
-import numpy as np
 import tensorflow as tf
 from made_data import make_rows, write_csv
-from made_training import SMALL_RESNETS
+from made_training import SMALL_RESNETS, same
 
 import model
 import train
@@ -64,10 +63,6 @@ def outcome(folder: Path) -> tuple:
     return classifier.model.get_weights(), [classifier.description[key] for key in ("calibration", "scores", "outputs")]
 
 
-def same(first: tuple, second: tuple) -> bool:
-    return all(map(np.array_equal, first[0], second[0])) and first[1] == second[1]
-
-
 def main() -> int:
     model.RESNETS = SMALL_RESNETS
     finish.report = lambda *args, **options: None  # changes nothing in the model
@@ -94,7 +89,9 @@ def main() -> int:
             has_run = any(killed[-1].glob("runs/*/state.json"))
             training(killed[-1], ["--resume"] if has_run else OPTIONS.split())  # refused if all was done
             print(f"\r{number + 1} of {operations} kills, {time.monotonic() - start:.0f} s", end="", flush=True)
-        failed = [folder.name for folder in killed if not same(outcome(folder), outcome(whole))]
+        weights, described = outcome(whole)
+        outcomes = {folder.name: outcome(folder) for folder in killed}
+        failed = [name for name, (kept, told) in outcomes.items() if not (same(kept, weights) and told == described)]
         print(f"\n{operations - len(failed)} of {operations} end with the same weights and description")
         if failed:
             print(f"Killed before these operations, they do not: {', '.join(failed)}")

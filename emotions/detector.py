@@ -10,7 +10,7 @@ from emotions.faces import CASCADE, brighten, clip_box, crop_faces, find_faces, 
 from emotions.images import load_image
 from emotions.smoothing import Smoother
 from emotions.tracker import Tracker
-from model import IMAGE_SIZE, Classifier, load_classifier, shipped_model
+from model import IMAGE_SIZE, Classifier, load_classifier
 
 
 class EmotionDetector:
@@ -37,7 +37,7 @@ class EmotionDetector:
         self._threshold, self._smoothing_seconds = threshold, smoothing_seconds
         self._cascade = load_cascade(cascade)
         ready = isinstance(model, Classifier)
-        self._classifier = model if ready else load_classifier(model or shipped_model(), labels)
+        self._classifier = model if ready else load_classifier(model or None, labels)
         self._classifier.probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))  # the first call is slow
         self.reset()
 

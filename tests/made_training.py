@@ -5,10 +5,15 @@ import json
 import keras
 import numpy as np
 import pandas as pd
+import pytest
 
 from data import load_fer2013
 
 SMALL_RESNETS = {"resnet": ((8, 2), (8, 2)), "resnet-huge": ((8, 1), (8, 2))}
+SMALL_AND_EAGER = [  # marks of modules that train often
+    pytest.mark.usefixtures("small_and_quiet", "eager"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
+]
 ALL_PHASES = ["--data", "fer2013.csv", "--epochs", "8", "--fine-tuning-epochs", "1", "--batch-size", "28"]
 ONE_EPOCH = ["--data", "fer2013.csv", "--epochs", "1", "--small-image-epochs", "0", "--batch-size", "56"]
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from made_training import (
     ONE_EPOCH,
+    SMALL_AND_EAGER,
     description_of,
     history_of,
     press_ctrl_c,
@@ -31,10 +32,7 @@ from training.options import TrainingOptions, complete
 from training.schedule import phases
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = [
-    pytest.mark.usefixtures("small_and_quiet", "eager"),
-    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
-]
+pytestmark = SMALL_AND_EAGER
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -7,6 +7,7 @@ from made_data import make_rows, write_csv, write_votes
 from made_training import (
     ALL_PHASES,
     ONE_EPOCH,
+    SMALL_AND_EAGER,
     description_of,
     history_of,
     press_ctrl_c,
@@ -24,10 +25,7 @@ from training.export import export
 from training.losses import Agreement, VoteCrossentropy
 
 pytest_plugins = ["training_fixtures"]
-pytestmark = [
-    pytest.mark.usefixtures("small_and_quiet", "eager"),
-    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
-]
+pytestmark = SMALL_AND_EAGER
 ROWS = make_rows((8, 4, 2))
 
 
