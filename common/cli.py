@@ -18,6 +18,8 @@ class Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             similar = difflib.get_close_matches(unknown, options, 1)
             message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
+        if message.startswith("[Errno"):
+            message = f"The recipe cannot be read:{message.partition(']')[2]}. Those that come along are in recipes/."
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 

@@ -25,6 +25,14 @@ def load_image(image) -> np.ndarray:
     return image
 
 
+def is_animation(path) -> bool:
+    """Return whether an image file holds more images, one after the other, of which `read_image` returns the first."""
+    with Path(path).open("rb") as file:
+        start = file.read(4096)
+    animated_webp = start[8:16] == b"WEBPVP8X" and start[20] & 2
+    return bool(animated_webp or start[8:12] == b"avis" or (start.startswith(b"\x89PNG") and b"acTL" in start))
+
+
 def read_image(path) -> np.ndarray | None:
     """Return an image file as BGR uint8 (height, width, 3), upright and on white, or None."""
     try:  # `imread` cannot open every path on Windows

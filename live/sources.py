@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from common.cli import warn
-from emotions.images import read_image
+from emotions.images import is_animation, read_image
 from model import UserError, native_stderr_hidden
 
 DEMO_FACES = Path(__file__).resolve().parent.parent / "demo" / "average_faces.png"
@@ -119,7 +119,10 @@ class Images(Source):
                 image = read_image(path)
             if image is not None:
                 index, self._next = self._next, self._next + 1
-                self._read += [] if again else [path]
+                if not again:
+                    self._read.append(path)
+                    if is_animation(path):
+                        warn(f"{path} is an animation: only its first image is used. Convert it to a video for all.")
                 yield Frame(image, index / self.fps, index, name=self._names[path], still=True, again=again)
             elif len(self.paths) > 1:
                 warn(f"{path} is skipped: it is not a readable image.")

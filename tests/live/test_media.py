@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import flat, noise, read_video, run_code, write_video
+from PIL import Image
 
 import main
 import model
@@ -136,6 +137,17 @@ def test_an_iphone_s_photo_is_refused_by_name_and_counted_in_a_folder(tmp_path, 
             open_source(tmp_path / name)
     assert find_sources([tmp_path]) == [[tmp_path / "a.png"]]
     assert "3 of 4 files" in (err := capsys.readouterr().err) and "3 are HEIC" in err
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif"])
+def test_an_animation_among_images_is_said(tmp_path, capsys, suffix):
+    moving, still = [Image.fromarray(flat(level)) for level in (9, 99, 200)], tmp_path / f"still{suffix}"
+    moving[0].save(still)
+    moving[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=moving[1:])
+    frames = list(open_source(tmp_path))
+    assert len(frames) == 2 and np.abs(frames[0].image.astype(int) - 9).max() < 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(str(tmp_path / f"moving{suffix}")) and "only its first image is used" in line
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
