@@ -7,7 +7,6 @@ reliability, end to end. No figure shows a single face of FER-2013.
 """
 
 import argparse
-import itertools
 import shutil
 import sys
 from dataclasses import fields
@@ -26,7 +25,6 @@ from data import Augmentation, augment  # noqa: E402
 from emotions import EmotionDetector  # noqa: E402
 from evaluation import figures, robustness  # noqa: E402
 from evaluation.grad_cam import grad_cam  # noqa: E402
-from live.sources import Demo  # noqa: E402
 from live.view import View  # noqa: E402
 from model import BEST_MODEL, EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError, count_multiply_adds, load_classifier  # noqa: E402
 
@@ -55,7 +53,7 @@ def main(argv=None) -> int:
     faces = np.stack(small)[..., None]  # (7, 48, 48, 1)
     shown = faces[SHOWN : SHOWN + 1]
     draw_emotions(large, classifier.probabilities(faces), args.output / "emotions.png")
-    draw_window(classifier, args.output / "window.png")
+    draw_window(classifier, large, args.output / "window.png")
     draw_augmentation(shown, args.output / "augmentation.png")
     draw_network(classifier.model, args.output / "network.png")
     draw_activations(classifier.model, shown, args.output / "activations.png")
@@ -79,15 +77,22 @@ def draw_emotions(large: np.ndarray, probabilities: np.ndarray, path: Path) -> N
     figures.draw_faces(large[..., None], captions, title, path)
 
 
-def draw_window(classifier, path: Path) -> None:
-    """Draw what main.py shows in the demo a second after the happy face has come."""
-    demo, detector, view = Demo(), EmotionDetector(classifier), View()
-    last = round((EMOTIONS.index("happy") * demo.emotion_seconds + 1) * demo.fps)
-    for frame in itertools.islice(demo, last + 1):
-        faces = detector.track(frame.image, frame.time_seconds)
+def draw_window(classifier, large: np.ndarray, path: Path) -> None:
+    """Draw what main.py shows of two average faces (7, h, w), one of them tilted, after the key p."""
+    frame, view = np.linspace((96, 88, 84), (136, 112, 96), 400 * 900).reshape(400, 900, 3), View()
+    size = large.shape[1]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    ellipse = np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))  # with a soft edge
+    for emotion, column, zoom, tilt_degrees in (("happy", 160, 1.2, 18), ("surprise", 600, 1.0, 0)):
+        place = cv2.getRotationMatrix2D((size / 2, size / 2), -tilt_degrees, zoom)
+        place[:, 2] += column - size / 2, 210 - size / 2
+        face = np.float32(large[EMOTIONS.index(emotion)])
+        face, mask = (cv2.warpAffine(layer, place, (900, 400))[..., None] for layer in (face, ellipse))
+        frame += mask * (face - frame)
+    frame = np.uint8(frame.round())
     view.bars = True
-    view.update(frame.image, faces)
-    cv2.imwrite(str(path), view.rendered(f"{demo.fps:.0f} fps", ""))
+    view.update(frame, EmotionDetector(classifier).track(frame, 0.0))
+    cv2.imwrite(str(path), view.rendered("30 fps", ""))
 
 
 def draw_augmentation(face: np.ndarray, path: Path) -> None:
@@ -123,8 +128,11 @@ def draw_augmentation(face: np.ndarray, path: Path) -> None:
 
 def draw_conditions(face: np.ndarray, path: Path) -> None:
     """Draw the frame of a face (1, 48, 48, 1) under each condition of the end-to-end evaluation."""
-    frames = [robustness.make_frames(face, name)[0] for name in robustness.CONDITIONS]
-    figures.draw_faces(frames, list(robustness.CONDITIONS), "End to end: the conditions, on one face", path, 5)
+    frames = {name: robustness.make_frames(face, name)[0] for name in robustness.CONDITIONS}
+    shifted, box = frames[robustness.CLEAN].copy(), robustness.true_box(robustness.FACE_PIXELS)
+    x, y, width, height = map(round, robustness.shift_box(box, np.random.default_rng(0)))
+    frames[robustness.SHIFTED] = cv2.rectangle(shifted, (x, y), (x + width, y + height), 255)
+    figures.draw_faces(list(frames.values()), list(frames), "End to end: the conditions, on one face", path, 6)
 
 
 # --- the network ------------------------------------------------------------------------------------------------
@@ -156,6 +164,8 @@ def describe_layers(layers: list) -> list[str]:
         pooled = any(kind(layer) == "AveragePooling2D" for layer in layers) and convolutions[0].strides[0] == 1
         pooling = ["mean pool 2×2"] if pooled else []
         return [*pooling, first, "batch norm", "ReLU", second, "batch norm", "squeeze, excite", "+ shortcut", "ReLU"]
+    if [layer.name for layer in layers[-2:]] == list(OUTPUTS):
+        return [*describe_layers(layers[:-2]), "dense 7, softmax:", " | ".join(OUTPUTS)]
     names = {
         "Rescaling": "÷ 255", "MaxPooling2D": "max pool 2×2", "BatchNormalization": "batch norm", "ReLU": "ReLU",
         "InputLayer": "gray face", "GlobalAveragePooling2D": "global mean",
@@ -165,8 +175,7 @@ def describe_layers(layers: list) -> list[str]:
         if kind(layer) == "Conv2D":
             result.append(describe_convolution(layer))
         elif kind(layer) == "Dense":
-            head = f"softmax: {layer.name}" if layer.name in OUTPUTS else "softmax"
-            result += [f"dense {layer.units}"] + [head] * (layer.units == len(EMOTIONS))
+            result += [f"dense {layer.units}"] + ["softmax"] * (layer.units == len(EMOTIONS))
         else:
             result.append(
                 f"dropout {layer.rate:g}" if "Dropout" in kind(layer) else names.get(kind(layer), kind(layer))
@@ -187,7 +196,8 @@ def draw_network(model, path: Path) -> None:
     axis.set(xlim=(0, len(groups)), ylim=(-3.05, 1.2))
     axis.set_axis_off()
     for column, layers in enumerate(groups):
-        draw_maps(axis, column, layers[-1].output.shape[1:])
+        outputs = [layer.output for layer in layers if layer.output in model.outputs]
+        draw_maps(axis, column, (len(outputs),) * (len(outputs) > 1) + layers[-1].output.shape[1:])
         text = {"ha": "center", "va": "top"}
         lines = "\n".join(describe_layers(layers))
         axis.text(column + 0.5, -0.5, lines, fontsize=8.5, linespacing=1.45, **text)
@@ -197,7 +207,7 @@ def draw_network(model, path: Path) -> None:
             counts = f"{short(parameters)}\n{short(count_multiply_adds(SimpleNamespace(layers=layers)))}"
         axis.text(column + 0.5, -2.5, counts, fontsize=9, color=figures.BLUE, **text)
     total = f"{model.count_params() / 1e6:.2f} million parameters, {count_multiply_adds(model) / 1e6:.0f} million"
-    axis.set_title(f"The network, from a face to seven probabilities: {total} multiply-adds per face")
+    axis.set_title(f"The network, from a face to its probabilities: {total} multiply-adds per face")
     figure.savefig(path)
 
 

@@ -63,6 +63,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     drops = drops if len(drops) < len(epochs) / 4 else ()  # else a schedule changes it in every epoch
     augmented = "augmented, dropout" if history.get("augmentation", pd.Series([1])).any() else "dropout"
     measured = f"{augmented}, soft labels" if flag(history, "distilled").any() else augmented
+    mean, added = (", mean of both outputs", ", both outputs added") if "val_ferplus_loss" in history else ("", "")
     for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
         for drop in drops:
             axis.axvline(drop, color=GRAY, linewidth=0.6, linestyle=":")
@@ -70,7 +71,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
             axis.axvline(place, color=GRAY, linewidth=0.8)
         marker = "o" if len(epochs) == 1 else ""
         axis.plot(epochs, history[name], color=BLUE, linestyle="--", marker=marker, label=f"training ({measured})")
-        axis.plot(epochs, history["val_" + name], color=ORANGE, label="validation")
+        axis.plot(epochs, history["val_" + name], color=ORANGE, label=f"validation{mean}")
         axis.plot(epochs[best], history["val_" + name][best], "o", color=ORANGE, label="best epoch")
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.set(xlabel="epoch", xlim=(0.5, len(epochs) + 0.5))
@@ -78,10 +79,11 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
     for name, style in (("fer2013", ":"), ("ferplus", "-.")):  # of a network with two outputs
         if f"val_{name}_accuracy" in history:
             axes[0].plot(epochs, history[f"val_{name}_accuracy"], style, color=ORANGE, label=f"validation, {name}")
-    axes[0].plot(epochs, 0 * epochs + CHANCE, color=GREEN, linewidth=1, linestyle="-.", label="chance (1 in 7)")
+    axes[0].plot(epochs, 0 * epochs + CHANCE, color=GREEN, linewidth=0.8, label="chance (1 in 7)")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_title(f"accuracy, best {history['val_accuracy'][best]:.2%} in epoch {epochs[best]} of {len(epochs)}")
-    axes[1].set_title("loss (nats); dotted: learning rate drops" if len(drops) else "loss (cross-entropy, nats)")
+    drops_dotted = "; dotted: learning rate drops" if len(drops) else ""
+    axes[1].set_title(f"loss (cross-entropy, nats{added}){drops_dotted}")
     for place, text in phase_changes(history):
         side = "right" if text == "fine-tuning" else "left"  # it is short, and self-distillation may follow at once
         style = {"fontsize": 8.5, "color": GRAY, "rotation": 90, "va": "top", "ha": side}

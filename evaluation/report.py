@@ -26,7 +26,7 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
 
     `dataset` is a `data.Dataset`; `origin` says what is scored (`model`, `data`, `model_sha256`, `data_sha256`,
     `date`) and becomes part of the scorecard; `history` is the training's (see `evaluation.history`), None where it
-    is not known. Takes two to three minutes on two cores.
+    is not known. Takes six to ten minutes on two cores.
     """
     split = dataset[split_name]
     compared = compare(classifier, split, metrics.predict(classifier.all_probabilities, split.faces))

@@ -15,8 +15,8 @@ from common.cli import printable
 from common.files import atomic_path, copy_together
 from emotions.faces import load_cascade
 from evaluation.history import best_epoch
-from evaluation.metrics import score_table
-from evaluation.report import fold_temperatures, headline, score_splits, write_report
+from evaluation.metrics import by_labels, score_table
+from evaluation.report import NAMES, fold_temperatures, headline, score_splits, write_report
 from model import (
     BEST_MODEL,
     EMOTIONS,
@@ -122,7 +122,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
     output = run.options.output or Path(BEST)
     if not is_placed(run, training_faces):
         return (
-            f"{printable(run.best)} is new: PublicTest accuracy {accuracy_of(run.best)}.\n"
+            f"{printable(run.best)} is new. On PublicTest: {accuracy_of(run.best)}.\n"
             f"It saw only {training_faces:,} training faces, so {BEST} stays as it is; --output would place it.\n"
             f"Try it with: {shell_command('main.py', '--model', run.best)}"
         )
@@ -135,7 +135,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
         run.update(kept_for=place)
     copy_model(run.best, output)
     model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
-    text = f"{printable(output)} is new: PublicTest accuracy {accuracy_of(output)}.\n"
+    text = f"{printable(output)} is new. On PublicTest: {accuracy_of(output)}.\n"
     if previous.exists():
         text += f"It replaces a model with {accuracy_of(previous)}, kept as {previous}.\n"
         text += f"Undo with:   {undo_command(previous, output)}\n"
@@ -149,12 +149,15 @@ def copy_model(source: Path, path: Path) -> None:
 
 
 def accuracy_of(model: Path) -> str:
-    """Return the PublicTest accuracy that a model's description names, as text."""
+    """Return the scores on PublicTest that a model's description names, as text."""
     try:
         scores = read_json(model.with_suffix(".json"))["scores"]
-        return f"{scores['accuracy']:.2%} (n = {scores['n']:,})" if scores["split"] == data.PUBLIC_TEST else "unknown"
-    except (KeyError, OSError, TypeError, ValueError):
-        return "unknown"
+        if scores["split"] == data.PUBLIC_TEST:
+            each = by_labels(scores).items()
+            return ", ".join(f"{part['accuracy']:.2%} on {NAMES[name]} (n = {part['n']:,})" for name, part in each)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        pass
+    return "an unknown accuracy"
 
 
 def undo_command(previous: Path, output: Path) -> str:

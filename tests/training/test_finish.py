@@ -64,11 +64,17 @@ def test_a_model_of_fer_2013_replaces_the_best_one_and_one_command_undoes_it(run
     outcome = finish.put_in_place(run, 28698)
     assert content("best_model.keras", "best_model.json") == ["model 0.73", scored(0.73)]
     assert content("best_model.previous.keras", "best_model.previous.json") == ["model 0.7244", scored(0.7244)]
-    assert "accuracy 73.00% (n = 3,589)" in outcome and "a model with 72.44%" in outcome
+    assert "On PublicTest: 73.00% on FER-2013's labels (n = 3,589)." in outcome and "a model with 72.44%" in outcome
     (undo,) = (line.removeprefix("Undo with:").strip() for line in outcome.splitlines() if "Undo" in line)
     subprocess.run(undo.replace("python", f'"{sys.executable}"', 1), shell=True, check=True)
     assert content("best_model.keras", "best_model.json") == ["model 0.7244", scored(0.7244)]
     assert content("run/best_model.keras") == ["model 0.73"]
+
+
+def test_the_scores_of_both_outputs_are_named(run):
+    scores = json.loads(scored(0.73))["scores"] | {"ferplus": {"accuracy": 0.862, "n": 3372}}
+    Path("run/best_model.json").write_text(json.dumps({"scores": scores}))
+    assert "(n = 3,589), 86.20% on ten people's votes (n = 3,372)" in finish.put_in_place(run, 28698)
 
 
 @pytest.mark.parametrize("described", [True, False])
