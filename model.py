@@ -152,14 +152,8 @@ def count_multiply_adds(model) -> int:
     """Return the multiply-adds of one face in the convolution and dense layers of a Keras model."""
     import keras
 
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            _, height, width, _ = layer.output.shape
-            total += height * width * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, keras.layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
-    return total
+    layers = [layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in layers)
 
 
 # --- flip-equivariant convolutions ------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def main(argv=None) -> int:
         return 0
     except (OSError, UserError) as error:  # what the user can fix: a file, an option, a full disk or memory
         warn(f"train.py: {explain(error)}")
-        if run and run.folder and isinstance(error, OSError | OutOfMemory):
+        if run and run.folder and (not run.state or isinstance(error, OSError | OutOfMemory)):
             with contextlib.suppress(OSError):  # stdout may be what failed
                 print(run.explain_stop())
         return 2

@@ -35,23 +35,15 @@ class Comparison(NamedTuple):
         return self.probabilities.argmax(axis=1) == self.labels
 
 
-def labels_of(split: Split) -> dict[str, np.ndarray]:
-    """Return a split's labels int (n,) by the output that learns them: FER-2013's, and with votes the most voted.
-
-    -1 where none of the seven emotions has the most votes alone.
-    """
-    votes = {} if split.votes is None else {FERPLUS: most_voted(split.votes)}
-    return {FER2013: split.labels.astype(int)} | votes
-
-
 def compare(classifier, split: Split, probabilities: np.ndarray) -> dict[str, Comparison]:
-    """Return a `Comparison` with each of the labels of a split, by their names.
+    """Return a `Comparison` with FER-2013's labels, and with votes another with the emotion that has the most alone.
 
     `probabilities` are a `model.Classifier`'s for every output, (faces, outputs, 7). A network with one output has
     that compared with both.
     """
+    votes = {} if split.votes is None else {FERPLUS: most_voted(split.votes)}  # -1: none of the seven
     result = {}
-    for name, labels in labels_of(split).items():
+    for name, labels in ({FER2013: split.labels.astype(int)} | votes).items():
         output, rows = name if name in classifier.outputs else classifier.outputs[0], labels >= 0
         result[name] = Comparison(output, rows, labels[rows], probabilities[rows, classifier.outputs.index(output)])
     return result

@@ -33,8 +33,6 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
     card = origin | make_scorecard(classifier, dataset.splits, split_name, compared)
     (run / "scorecard.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     metrics.per_class_frame(card).to_csv(run / "classification_report.csv")
-    learnt = [labels for name, labels in metrics.labels_of(dataset[PUBLIC_TEST]).items() if name in classifier.outputs]
-    chance = np.mean([metrics.chance_accuracy(labels[labels >= 0]) for labels in learnt])
     draw_scores(run, compared, card)
     draw_split_faces(run, classifier, split, compared)
     sections = [
@@ -47,7 +45,8 @@ def write_report(run: Path, classifier, dataset, split_name: str, origin: dict, 
     if history is not None:
         with contextlib.suppress(OSError):  # on Windows a viewer may lock the file
             figures.draw_curves(history, run / "curves.png")
-        sentences = "\n".join(f"- {sentence}" for sentence in describe(history, chance))
+        chances = [each["chance_accuracy"] for name, each in by_labels(card).items() if name in classifier.outputs]
+        sentences = "\n".join(f"- {sentence}" for sentence in describe(history, np.mean(chances)))
         sections.append(section("Training", sentences, images(run, "curves")))
     sections.append(data_section(dataset))
     report = "\n\n".join(sections) + "\n"

@@ -233,6 +233,9 @@ def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_v
     shutil.copy(the_run(finished) / "history.csv", run)
     other = write_csv(folder / "other.csv", make_rows((8, 4, 2), seed=1))
     assert "is not the data" in refused("--resume", run, "--data", other)
+    (run / "state.json").write_text(json.dumps(state | {"finished": False}))  # at most the finish is missing
+    assert "is not the data" in refused("--resume", run, "--data", other)
+    (run / "state.json").write_text(json.dumps(state | {"finished": False, "epochs": 1}))
     assert "cannot be read" in refused("--resume", run, "--data", finished / "fer2013.csv")
     assert "must end in .keras" in refused("--resume", run, "--output", "x.h5")
     del arguments["fine_tuning_epochs"]

@@ -5,6 +5,7 @@ and then moved there, so a kill at any moment leaves each of them whole, and `tr
 weights as an uninterrupted training.
 """
 
+import atexit
 import contextlib
 import json
 import shutil
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from common.cli import printable
 from common.files import atomic_path, lock, move_into_place, sync
 from emotions.faces import load_cascade
 from evaluation import figures
@@ -56,11 +58,6 @@ class Run:
     def epochs(self) -> int:
         return self.state.get("epochs", 0)
 
-    @property
-    def fitted(self) -> bool:
-        """Whether all epochs are over, and at most the finish is missing."""
-        return self.state.get("stopped", False) or self.epochs >= self.options.epochs
-
     def update(self, **changes) -> None:
         self.state |= changes
         write_json(self.folder / STATE, self.state)
@@ -83,6 +80,7 @@ class Run:
         So all processes take the same steps; where one left some out, the others would wait for it.
         """
         folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if self.folder:
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return replace(self, folder=folder)
@@ -94,10 +92,12 @@ class Run:
             shutil.rmtree(self.folder, ignore_errors=True)
             return "Stopped before the first epoch was finished; nothing is kept."
         if self.state["finished"]:
-            words = ("train.py", "--data", self.options.data, "--evaluate", "--model", self.best)
+            votes = ("--votes", self.options.votes) if self.options.votes else ()
+            words = ("train.py", "--data", self.options.data, *votes, "--evaluate", "--model", self.best)
             return f"Stopped before the report was complete; the model is ready. Report on it:\n{shell_command(*words)}"
+        curves = self.folder / "curves.png"
         return (
-            f"Stopped. The best model so far is {self.best}, the curves are {self.folder / 'curves.png'}.\n"
+            f"Stopped. The best model so far is {printable(self.best)}, the curves are {printable(curves)}.\n"
             f"Continue with: {shell_command('train.py', '--resume', self.folder)}\n"
             f"Try it with:   {shell_command('main.py', '--model', self.best)}"
         )
@@ -154,12 +154,19 @@ def read_state(folder: Path) -> dict:
             raise ValueError(f"{STATE} has other counters")
         if not all(type(value) in (int, float) or (key, value) == ("best", None) for key, value in values.items()):
             raise ValueError(f"a counter in {STATE} is not a number")
-    scores = pd.read_csv(folder / HISTORY, usecols=SCORES)[SCORES].to_numpy(float)  # no text
-    epochs = state["epochs"]
+    read_history(folder, state["epochs"])
+    return state
+
+
+def read_history(folder: Path, epochs: int | None = None) -> pd.DataFrame:
+    """Return a run's history, a row per epoch, after a check of its first epochs. Raises `OSError`, `ValueError`."""
+    history = pd.read_csv(folder / HISTORY)
+    epochs = len(history) if epochs is None else epochs
+    scores = history.reindex(columns=SCORES).to_numpy(float)  # no text
     whole = 0 < epochs <= len(scores) and list(scores[:epochs, 0]) == list(range(epochs))
     if not (whole and np.isfinite(scores[:epochs]).all()):
-        raise ValueError(f"{HISTORY} does not have the epochs of {STATE}")
-    return state
+        raise ValueError(f"{HISTORY} does not have the epochs of the training")
+    return history
 
 
 def latest_run() -> Path:

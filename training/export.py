@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from common.cli import printable
 from common.files import atomic_path
 from data import PUBLIC_TEST, TRAINING
 from evaluation.metrics import predict
@@ -92,7 +93,7 @@ def convert_all(model, kinds, faces: np.ndarray) -> list[bytes]:
 
 def _line(path: Path, size_bytes: int, agreement: dict) -> str:
     accuracy, equal = agreement["accuracy"], agreement["equal_predictions"]
-    return f"{path!s:44} {accuracy:8.2%} {equal:17.2%} {size_bytes / 1e6:6.1f} MB"
+    return f"{printable(path):44} {accuracy:8.2%} {equal:17.2%} {size_bytes / 1e6:6.1f} MB"
 
 
 def convert(model, quantization: str, faces: np.ndarray) -> bytes:

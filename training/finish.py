@@ -25,13 +25,14 @@ from model import (
     ModelError,
     UserError,
     count_multiply_adds,
+    first_line,
     keras_classifier,
     load_classifier,
     read_json,
     sha256_of,
 )
 from training.batch_norm import fit_batch_normalization
-from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, remove, write_json
+from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, read_history, remove, write_json
 from training.export import export
 from training.options import BEST, command_words, shell_command
 
@@ -57,7 +58,8 @@ def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
             classifier.description["sha256"] = sha256_of(temporary)
             # First: killed in between, a resume ignores it by its hash and calibrates the same network again.
             write_json(run.best.with_suffix(".json"), classifier.description)
-    if is_placed(run, len(training)) and run.options.output is None and keras.backend.backend() == "tensorflow":
+    placed = run.options.output is None and len(training) >= ENOUGH_FACES
+    if placed and keras.backend.backend() == "tensorflow":
         try:  # what main.py runs; it runs the .keras file where this one is missing
             export(classifier, run.best, dataset, run.best.with_suffix(".tflite"), int8=False)
         except ModelError as error:
@@ -108,11 +110,6 @@ def describe(classifier, run: Run, dataset: data.Dataset, training_faces: int) -
     }
 
 
-def is_placed(run: Run, training_faces: int) -> bool:
-    """Return whether a model leaves the run's folder: one that saw few faces does only with --output."""
-    return run.options.output is not None or training_faces >= ENOUGH_FACES
-
-
 def put_in_place(run: Run, training_faces: int) -> str:
     """Copy the model and its description to where they belong; return what was replaced and how to undo it.
 
@@ -120,7 +117,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
     also where a full disk or a kill cut this short and a resume does it again.
     """
     output = run.options.output or Path(BEST)
-    if not is_placed(run, training_faces):
+    if run.options.output is None and training_faces < ENOUGH_FACES:
         return (
             f"{printable(run.best)} is new. On PublicTest: {accuracy_of(run.best)}.\n"
             f"It saw only {training_faces:,} training faces, so {BEST} stays as it is; --output would place it.\n"
@@ -128,16 +125,17 @@ def put_in_place(run: Run, training_faces: int) -> str:
         )
     previous, place = output.with_name(f"{output.stem}.previous.keras"), str(output.resolve())
     if run.state.get("kept_for") != place:
-        copy_model(output, previous)
-        for suffix in SUFFIXES:
-            if not output.with_suffix(suffix).exists():  # it would describe another model
-                previous.with_suffix(suffix).unlink(missing_ok=True)
-        run.update(kept_for=place)
+        if replaced := output.exists():
+            copy_model(output, previous)
+            for suffix in SUFFIXES:
+                if not output.with_suffix(suffix).exists():  # it would describe another model
+                    previous.with_suffix(suffix).unlink(missing_ok=True)
+        run.update(kept_for=place, replaced=replaced)
     copy_model(run.best, output)
     model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
     text = f"{printable(output)} is new. On PublicTest: {accuracy_of(output)}.\n"
-    if previous.exists():
-        text += f"It replaces a model with {accuracy_of(previous)}, kept as {previous}.\n"
+    if run.state.get("replaced"):
+        text += f"It replaces a model with {accuracy_of(previous)}, kept as {printable(previous)}.\n"
         text += f"Undo with:   {undo_command(previous, output)}\n"
     return f"{text}Try it with: {shell_command('main.py', *model_option)}"
 
@@ -196,7 +194,13 @@ def evaluate_or_export(args) -> None:
     load_cascade()  # without it there is no report
     if args.split not in dataset.splits:
         raise UserError(f"{dataset.source} has no {args.split}. Choose another --split, or the whole data set.")
+    curves, history = args.model.with_name(HISTORY), None
+    if curves.exists() and args.model.with_name(ARGUMENTS).exists():  # the model is still in the folder of its training
+        try:
+            history = read_history(curves.parent)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{curves} is damaged ({first_line(error)}). Delete it: the report has no curves then."
+            ) from error
     folder = new_folder({"data": dataset.source, "model": args.model, "split": args.split})
-    curves = args.model.with_name(HISTORY)  # there if the model is still in the folder of its training
-    history = pd.read_csv(curves) if curves.exists() and (curves.parent / ARGUMENTS).exists() else None
     report(folder, args.model, classifier, dataset, args.split, history)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 
 import data
 from common import signals
+from common.cli import printable
 from common.files import atomic_path
 from model import FER2013, FERPLUS, OUTPUTS, UserError, build_model, keras_classifier, load_classifier
 from training import checkpoints
@@ -46,19 +47,21 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
 
     `training` is the part of the data set's training faces to learn from. Raises `UserError`, or `OutOfMemory`.
     """
-    if run.fitted:
-        return
     sha256 = dataset.sha256()
     if run.state and run.state["data_sha256"] != sha256:
         raise UserError(f"{run.options.data} is not the data of {run.folder}. Point --data to that.")
+    if run.state.get("stopped") or run.epochs >= run.options.epochs:  # at most the finish is missing
+        return
     run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
     model, weights, teachers = prepare(run)
     options, validation, compiled_for = run.options, dataset[data.PUBLIC_TEST], None
     keras.utils.set_random_seed(options.seed)
     precision = " in bfloat16" if options.mixed_precision else ""
     print(f"{len(training):,} training and {len(validation):,} validation faces, {options.arch}{precision}")
-    print(f"Everything of this run is kept in {run.folder}; Ctrl-C stops it and keeps the best model so far.")
-    fit_phase = PhaseFitter(run, training, validation, share, make_callbacks(run, sha256), teachers)
+    print(
+        f"Everything of this run is kept in {printable(run.folder)}; Ctrl-C stops it and keeps the best model so far."
+    )
+    callbacks = make_callbacks(run, sha256)
     with explained_out_of_memory():
         for phase in phases(options):
             if run.epochs >= phase.end:
@@ -76,7 +79,7 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
             if run.state and run.epochs == phase.first and not phase.self_distillation:
                 # Accuracies on small images do not compare; and the best fine-tuning epoch is to be kept.
                 run.state["counters"] = {"best": {"best": None}}
-            fit_phase(phase, model, targets)
+            fit_phase(run, phase, model, (training, targets), validation, share, callbacks, teachers)
 
 
 def prepare(run: Run) -> tuple:
@@ -172,47 +175,37 @@ def compiled_model(options, phase: Phase, outputs: tuple = (FER2013,)):
     return model
 
 
-@dataclass
-class PhaseFitter:
-    """Calls Keras's `fit` for one phase after another, on the same faces and with the same callbacks."""
-
-    run: Run
-    training: data.Split
-    validation: data.Split
-    share: Share
-    callbacks: list
-    teachers: list  # classifiers
-
-    def __call__(self, phase: Phase, model, targets: np.ndarray) -> None:
-        """Train a model from the run's last finished epoch to a phase's end; `targets` as `phase_targets` has them."""
-        share, settings, first_epoch = self.share, self.batch_settings(phase), self.run.epochs
-        faces = data.resize_faces(self.validation.faces, phase.image_size)
-        with signals.held_back() as stop_if_asked:
-            ctrl_c = keras.callbacks.LambdaCallback(on_train_batch_end=stop_if_asked, on_epoch_end=stop_if_asked)
-            model.fit(
-                share.of_batches(lambda: data.make_batches(self.training, settings, first_epoch, targets)),
-                steps_per_epoch=-(-len(self.training) // settings.batch_size),
-                epochs=phase.end,
-                initial_epoch=first_epoch,
-                validation_data=share.of(faces, data.by_output(validation_targets(self.validation, self.run.outputs))),
-                validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
-                callbacks=[*self.callbacks, ctrl_c],
-                shuffle=False,  # make_batches has done it
-                verbose=0,  # Progress prints
-            )
-
-    def batch_settings(self, phase: Phase) -> data.BatchSettings:
-        options = self.run.options
-        return data.BatchSettings(
-            batch_size=options.batch_size,
-            seed=options.seed,
-            image_size=phase.image_size,
-            augmentation=data.Augmentation() if options.augmentation else None,
-            strength=lambda epoch: augmentation_strength(epoch, options),
-            mixup=phase.mixup,
-            camera_noise=options.camera_noise,
-            teacher=online_teacher(self.teachers) if self.teachers else None,
+def fit_phase(run: Run, phase: Phase, model, learned: tuple, validation, share: Share, callbacks, teachers) -> None:
+    """Train a model from the run's last finished epoch to a phase's end; `learned` are faces and their targets."""
+    (training, targets), settings, first_epoch = learned, batch_settings(run.options, phase, teachers), run.epochs
+    faces = data.resize_faces(validation.faces, phase.image_size)
+    with signals.held_back() as stop_if_asked:
+        ctrl_c = keras.callbacks.LambdaCallback(on_train_batch_end=stop_if_asked, on_epoch_end=stop_if_asked)
+        model.fit(
+            share.of_batches(lambda: data.make_batches(training, settings, first_epoch, targets)),
+            steps_per_epoch=-(-len(training) // settings.batch_size),
+            epochs=phase.end,
+            initial_epoch=first_epoch,
+            validation_data=share.of(faces, data.by_output(validation_targets(validation, run.outputs))),
+            validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
+            callbacks=[*callbacks, ctrl_c],
+            shuffle=False,  # make_batches has done it
+            verbose=0,  # Progress prints
         )
+
+
+def batch_settings(options, phase: Phase, teachers: list) -> data.BatchSettings:
+    """Return how the batches of a phase are made, with classifiers as teachers."""
+    return data.BatchSettings(
+        batch_size=options.batch_size,
+        seed=options.seed,
+        image_size=phase.image_size,
+        augmentation=data.Augmentation() if options.augmentation else None,
+        strength=lambda epoch: augmentation_strength(epoch, options),
+        mixup=phase.mixup,
+        camera_noise=options.camera_noise,
+        teacher=online_teacher(teachers) if teachers else None,
+    )
 
 
 def validation_targets(validation: data.Split, outputs: tuple) -> np.ndarray:

@@ -179,6 +179,8 @@ def problems(args, given: TrainingOptions):
     modes = [f"--{name}" for name in ("evaluate", "export", "resume") if getattr(args, name)]
     if len(modes) > 1:
         yield f"{' and '.join(modes)} exclude each other: run one after the other."
+    if (args.model, args.split) != (Path(BEST), "PublicTest") and not (args.evaluate or args.export):
+        yield "--model and --split belong to --evaluate and --export. To continue from a model, use --init-from."
     if args.resume:
         for name, value in vars(given).items():
             if name not in ("data", "output") and value != getattr(TrainingOptions(), name):
@@ -190,8 +192,6 @@ def problems(args, given: TrainingOptions):
         if args.export:
             yield from output_problems(args.export, "--export", ".tflite")
     else:
-        if (args.model, args.split) != (Path(BEST), "PublicTest"):
-            yield "--model and --split belong to --evaluate and --export. To continue from a model, use --init-from."
         for path in (*(given.init_from or ()), *(given.teacher or ())):
             if path.suffix != ".keras":
                 yield f"{path} must be a .keras file to start from it or to learn from it."

@@ -82,18 +82,13 @@ def phase_at(epoch: int, options) -> Phase:
 
 
 def learning_rate(epoch: int, options) -> float:
-    """Return the rate of an epoch of the cosine schedule, counted from 0."""
+    """Return an epoch's rate: rising over a tenth of its cycle (Goyal et al. 2017), then half a cosine to almost 0."""
     phase = phase_at(epoch, options)
     first, end = phase.cycle
-    return cosine_rate(epoch - first, end - first, phase.learning_rate)
-
-
-def cosine_rate(epoch: int, epochs: int, highest: float) -> float:
-    """Return an epoch's rate: rising over the first tenth (Goyal et al. 2017), then half a cosine down to almost 0."""
-    warm_up = epochs // 10
-    if epoch < warm_up:
-        return highest * (epoch + 1) / (warm_up + 1)
-    return highest * (1 + math.cos(math.pi * (epoch - warm_up + 0.5) / (epochs - warm_up))) / 2
+    done, warm_up = epoch - first, (end - first) // 10
+    if done < warm_up:
+        return phase.learning_rate * (done + 1) / (warm_up + 1)
+    return phase.learning_rate * (1 + math.cos(math.pi * (done - warm_up + 0.5) / (end - first - warm_up))) / 2
 
 
 def augmentation_strength(epoch: int, options) -> float:

@@ -36,4 +36,9 @@ def test_evaluation_refuses_what_it_cannot_score(tmp_path, monkeypatch, network,
     assert "no PrivateTest" in refused(capsys, *options, network, "--split", "PrivateTest")
     assert "There is no model" in refused(capsys, *options, tmp_path / "none.keras")
     assert "not a .keras file" in refused(capsys, *options, data)
+    shutil.copy(network, tmp_path / "data" / "a.keras")  # as in the folder of its training, damaged
+    (tmp_path / "data" / "arguments.json").write_text("{}")
+    for content in (b"", b"epoch,loss\n0,1\n", b"\xff\xfe\x00", b'"'):
+        (tmp_path / "data" / "history.csv").write_bytes(content)
+        assert "history.csv is damaged" in refused(capsys, *options, tmp_path / "data" / "a.keras")
     assert not (tmp_path / "runs").exists()

@@ -99,7 +99,9 @@ def test_a_model_that_saw_few_faces_stays_in_its_folder(run):
 
 def test_an_explicit_output_is_always_heeded(run):
     run.options = TrainingOptions(output=Path("my model.keras"))
+    Path("my model.previous.keras").write_text("of an older one, which is not touched")
     outcome = finish.put_in_place(run, 56)
+    assert Path("my model.previous.keras").exists()
     assert content("my model.keras", "best_model.keras") == ["model 0.73", "model 0.7244"]
     assert "my model.keras is new" in outcome and "Undo" not in outcome
     quoted = '"my model.keras"' if os.name == "nt" else "'my model.keras'"

@@ -27,7 +27,6 @@ import train
 from model import build_model, keras_classifier, load_classifier
 from training import checkpoints, distillation, finish, loop, schedule
 from training.checkpoints import Run
-from training.distribution import Share
 from training.options import TrainingOptions, complete
 from training.schedule import phases
 
@@ -62,14 +61,12 @@ def test_the_next_phase_goes_on_with_weights_optimizer_and_dropout_of_the_one_be
 
 def test_options_reach_the_batches():
     options = complete(TrainingOptions(camera_noise=True, mixup=0.3, seed=5, batch_size=8, augmentation=0.5))
-    fitter = loop.PhaseFitter(Run(options), None, None, Share(), [], [])
-    first, last = (fitter.batch_settings(phase) for phase in (phases(options)[0], phases(options)[-1]))
+    first, last = (loop.batch_settings(options, phases(options)[i], []) for i in (0, -1))
     assert (first.batch_size, first.seed, first.image_size, first.mixup, first.camera_noise) == (8, 5, 36, 0.3, True)
     assert (last.image_size, last.mixup) == (48, 0)  # fine-tuning
     assert first.strength(0) == 0.5 and first.augmentation and not first.teacher
     plain = complete(TrainingOptions(augmentation=0.0))
-    fitter = loop.PhaseFitter(Run(plain), None, None, Share(), [], [])
-    assert fitter.batch_settings(phases(plain)[0]).augmentation is None
+    assert loop.batch_settings(plain, phases(plain)[0], []).augmentation is None
 
 
 @pytest.fixture
@@ -77,11 +74,11 @@ def started(monkeypatch):
     """A list: every training stops before its first step and leaves its network there."""
     networks = []
 
-    def stop(fitter, phase, model, targets):
+    def stop(run, phase, model, *_):
         networks.append(model)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.PhaseFitter, "__call__", stop)
+    monkeypatch.setattr(loop, "fit_phase", stop)
     return networks
 
 
@@ -154,6 +151,10 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_best_model(
     assert "lower --learning-rate" in refused(*words)
     assert all(np.isfinite(weight).all() for weight in weights_of(the_run(folder) / "best_model.keras"))
     assert "no unfinished run" in refused("--resume")  # which would come to the same
+    shutil.rmtree("runs")
+    monkeypatch.setattr(loop, "learning_rate", lambda epoch, options: float("nan"))
+    assert "lower --learning-rate" in refused(*words)
+    assert not list(Path("runs").iterdir())  # nothing to keep
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_impossible_options_end_with_status_2_and_one_line(words, capsys):
         (["--resume", "--init-from", "a.keras"], "leave --init-from out"),
         (["--model", "a.keras"], "use --init-from"),
         (["--split", "PrivateTest"], "use --init-from"),
+        (["--resume", "--split", "PrivateTest"], "belong to --evaluate"),
         (["--epochs", "2", "--small-image-epochs", "2"], "too few"),
         (["--epochs", "6", "--fine-tuning-epochs", "2"], "too few"),
         (["--epochs", "3", "--self-distillation-rounds", "3"], "too few"),
