@@ -71,8 +71,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> int:
+def main(argv=None) -> int:
     """Return the exit status."""
+    args = parse_args(argv)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:  # not at the top: OpenCV and NumPy take long, and --help needs neither
         from live import app, check
         from model import UserError
@@ -85,29 +88,17 @@ def run(args: argparse.Namespace) -> int:
             return 0 if check.check(args.cascade, args.model) else 2
         signals.handle_stops(signals.interrupt_once, instead_of=[signals.leave])  # there will be files to finish
         app.run(args)
-    except UserError as error:
-        warn(f"main.py: {error}")
-        return 2
-    return 0
-
-
-def main(argv=None) -> int:
-    args = parse_args(argv)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        return run(args)
+        return 0
     except BrokenPipeError:  # the reader has gone, as after `| head`
         return 0
-    except OSError as error:  # no permission, or a name that is too long
+    except (UserError, OSError) as error:  # OSError: no permission, or a name that is too long
         warn(f"main.py: {error}")
-        return 2
     except ImportError as error:
         warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
-        return 2
     except KeyboardInterrupt:
         signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt_once])  # more of them change nothing
         return 130
+    return 2
 
 
 def leave(status: int) -> None:

@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
         return arg_line.partition("#")[0].split()
 
     def error(self, message: str):
-        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        unknown = (message.removeprefix("unrecognized arguments: ").split("=")[0].split() or ["''"])[0]
         if message.startswith("unrecognized arguments: "):
             options = [option for action in self._actions for option in action.option_strings]
             similar = difflib.get_close_matches(unknown, options, 1)

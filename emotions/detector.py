@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from emotions.faces import CASCADE, brighten, clip_box, crop_faces, find_faces, 
 from emotions.images import load_image
 from emotions.smoothing import Smoother
 from emotions.tracker import Tracker
-from model import IMAGE_SIZE, Classifier, load_classifier
+from model import IMAGE_SIZE, Classifier, UserError, load_classifier
 
 
 class EmotionDetector:
@@ -37,18 +38,15 @@ class EmotionDetector:
         self._threshold, self._smoothing_seconds = threshold, smoothing_seconds
         self._cascade = load_cascade(cascade)
         ready = isinstance(model, Classifier)
+        if ready and labels not in (None, model.labels):
+            raise UserError(f"This network was loaded for {model.labels}. Use load_classifier(path, {labels!r}).")
         self._classifier = model if ready else load_classifier(model or None, labels)
         self._classifier.probabilities(np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8))  # the first call is slow
         self.reset()
 
     def detect(self, image) -> Faces:
         """Return the faces of a single image, from left to right, with ids from 1 on: a list with `.plot()`."""
-        start = time.perf_counter()
-        image = load_image(image)
-        gray = brighten(to_gray(image))
-        faces = self._find(gray)
-        self._classify(gray, faces, 0.0, start)
-        return self._remember(Faces(faces, image))
+        return self._process(image, self._find, 0.0)
 
     def track(self, image, time_seconds: float) -> Faces:
         """Return the faces of a video's next frame, by id.
@@ -56,13 +54,7 @@ class EmotionDetector:
         `time_seconds` must increase from call to call; call `reset` before another video. A face keeps its id
         while it is out of view for at most a second, or for three behind another face.
         """
-        start = time.perf_counter()
-        image = load_image(image)
-        gray = brighten(to_gray(image))
-        faces = self._tracker.update(gray, time_seconds)
-        found = [face for face in faces if face.seen_seconds == time_seconds]  # not all are searched in every frame
-        self._classify(gray, found, time_seconds, start)
-        return self._remember(Faces(map(copy.copy, faces), image))
+        return self._process(image, lambda gray: self._tracker.update(gray, time_seconds), time_seconds)
 
     def crop(self, image: np.ndarray, faces: list[Face] | None = None) -> tuple[list[Face], np.ndarray]:
         """Return faces and the uint8 (n, 48, 48, 1) crops that the network sees; by default of all that it finds."""
@@ -85,17 +77,21 @@ class EmotionDetector:
         found = enumerate(find_faces(self._cascade, gray), 1)
         return [Face(i, clip_box(each.box, gray.shape), tilt_degrees=each.tilt_degrees) for i, each in found]
 
-    def _classify(self, gray: np.ndarray, faces: list[Face], time_seconds: float, start: float) -> None:
-        """Set probabilities and label of faces whose box is known; `start` is when the call began."""
+    def _process(self, image, find: Callable, time_seconds: float) -> Faces:
+        """Find an image's faces; set probabilities and label of those seen now: not all are searched in every frame."""
+        start = time.perf_counter()
+        image = load_image(image)
+        gray = brighten(to_gray(image))
+        faces = find(gray)
         detected = time.perf_counter()
-        crops = crop_faces(gray, [face.whole_box for face in faces], [face.tilt_degrees for face in faces])
-        for face, crop, row in zip(faces, crops, self._classifier.probabilities(crops), strict=True):
+        found = [face for face in faces if face.seen_seconds == time_seconds]
+        crops = crop_faces(gray, [face.whole_box for face in found], [face.tilt_degrees for face in found])
+        for face, crop, row in zip(found, crops, self._classifier.probabilities(crops), strict=True):
             face.smoother = face.smoother or Smoother(self._smoothing_seconds, self._threshold)
             face.probabilities, face.label = face.smoother.update(row, time_seconds)
             face.remember(crop)
         end = time.perf_counter()
         self.milliseconds = {"detecting": 1000 * (detected - start), "classifying": 1000 * (end - detected)}
-
-    def _remember(self, faces: Faces) -> Faces:
-        self._faces, self._frame_width = faces[:], faces.image.shape[1]
+        faces = Faces(map(copy.copy, faces), image)  # the tracker goes on with its own
+        self._faces, self._frame_width = faces[:], image.shape[1]
         return faces

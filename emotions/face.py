@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from emotions.faces import Found, centre, clip_box, cut_upright, rotated
+from emotions.faces import Found, centre, clip_box, crop_faces, cut_upright, rotated
 from emotions.overlay import draw_faces
 from emotions.smoothing import Smoother
 from model import EMOTIONS
@@ -85,7 +85,6 @@ class Face:
         self.smooth_box = np.array([*centre(place.box), *place.box[2:]])
         self.found = self.verified = place
         self.checked_seconds = self.supported_seconds = self.seen_seconds = now
-        self.alone = place, now
         self.tilt_degrees = place.tilt_degrees
         self.move(gray, place, now)
 
@@ -107,8 +106,8 @@ class Face:
         size = abs(math.log(place.box[2] / self.found.box[2]))
         return None if distance > min(0.6 + 1.5 * missing_seconds, 2) or size > 0.5 else distance + size
 
-    def identity_cost(self, place: Found, appearance: np.ndarray, now: float) -> float:
-        """Return the cost of a place that may be another face.
+    def identity_cost(self, gray: np.ndarray, place: Found, now: float) -> float:
+        """Return the cost of a place in a frame that may be another face.
 
         It rises with the distance from its course before it met the other, and with its change in size and appearance.
         """
@@ -117,6 +116,7 @@ class Face:
         expected = centre(seen.box) + self.velocity * min(elapsed, HIDDEN_SECONDS)
         off_course = min(math.dist(centre(place.box), expected) / seen.box[2], 1.0)
         size = abs(math.log(place.box[2] / seen.box[2]))
+        appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
         difference = 0.0 if self.appearance is None else 1 - float(appearance @ self.appearance)
         course = max(1 - elapsed / COURSE_SECONDS, 0) * off_course
         return course + size + 0.5 * difference
@@ -177,10 +177,8 @@ class Faces(list):
 
     def plot(self, bars: bool = False) -> np.ndarray:
         """Return a BGR copy of the image with boxes and labels, and with `bars` the seven probabilities."""
-        colors = {2: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}
-        image = self.image[..., 0] if self.image.shape[2:] == (1,) else self.image
-        kind = colors.get(2 if image.ndim == 2 else image.shape[2])
-        image = image.copy() if kind is None else cv2.cvtColor(image, kind)
+        kind = {(3,): None, (4,): cv2.COLOR_BGRA2BGR}.get(self.image.shape[2:], cv2.COLOR_GRAY2BGR)
+        image = self.image.copy() if kind is None else cv2.cvtColor(self.image, kind)
         draw_faces(image, self, bars)
         return image
 

@@ -24,6 +24,8 @@ TURNS = (0, -30, 30)  # degrees: the copies that are searched; each shows faces 
 STEP_DEGREES = 15  # a candidate is verified at its tilt and this much to both sides of it
 STILL_SIDE, TURNED_STILL_SIDE = 1280, 640  # pixels: an image and its turned copies are shrunk to this longer side
 VERIFY_SIZE, VERIFY_MARGIN = 54, 0.25  # pixels: width of a candidate in verification; border around it in widths
+FOLLOW_SIZE, FOLLOW_MARGIN = 30, 0.3  # pixels: width of a face when it is followed; border around it in widths
+FOLLOW_STEPS, FOLLOW_FACTOR = (-10, 10), 1.2  # degrees: it is searched to both sides of its last tilt; scale factor
 BOX_SCALE = 0.94  # of the mean of these windows, as the network's accuracy is highest at
 MIN_EVIDENCE, LARGE_SHARE = 15, 1 / 3  # windows in six views that a face as wide as this share of the frame needs;
 HALF_EVIDENCE, MOST_EVIDENCE = 8, 40  # so many more at half that width, as there are more places to be wrong, up to
@@ -90,12 +92,9 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", None)
     if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ValueError(f"an image must be uint8 (height, width) or (height, width, 1, 3 or 4), not {dtype} {shape}.")
-    if image.ndim == 2:
-        return image
-    channels = image.shape[2]
-    if channels == 1:
-        return image[:, :, 0]
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY if channels == 4 else cv2.COLOR_BGR2GRAY)
+    if shape[2:] not in ((3,), (4,)):
+        return image.reshape(shape[:2])
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY if shape[2] == 4 else cv2.COLOR_BGR2GRAY)
 
 
 def brighten(gray: np.ndarray) -> np.ndarray:
@@ -234,6 +233,21 @@ def search_views(cascade, gray: np.ndarray, views, size: int, margin: float, sca
         corner = shift + centre(box) - true_width / 2
         found[i].append(Found((*corner, true_width, true_width), tilt, int(count)))
     return found
+
+
+def search_near(cascade, gray: np.ndarray, expected: list[Found]) -> list[Found]:
+    """Search around places where faces are expected in one call of the cascade; return every face seen there once."""
+    if not expected:
+        return []
+    views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
+    seen, found = search_views(cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
+    for i in range(0, len(views), len(FOLLOW_STEPS)):
+        near = strongest_first([each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view])
+        while near:
+            same = [each for each in near if overlap(each.box, near[0].box) >= 0.5]
+            found.append(merge(same))
+            near = [each for each in near if each not in same]
+    return keep_strongest(found)
 
 
 def merge(views: list[Found]) -> Found:

@@ -131,13 +131,6 @@ def drawable(text: str) -> str:
     return "".join(letter if letter.isascii() else "?" for letter in letters if not unicodedata.combining(letter))
 
 
-def darken(image: np.ndarray, box) -> None:
-    """Darken a part of the frame, so that text on it can be read."""
-    x, y, width, height = box
-    part = image[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    part[:] = part // 4
-
-
 def _label(shape, face, numbered: bool) -> tuple:
     """Return a face's text and area (x, y, width, height): above the box, or at its top if the frame ends there."""
     probability = "" if face.label == UNCERTAIN else f" {face.probabilities[EMOTIONS.index(face.label)]:.0%}"
@@ -169,10 +162,11 @@ def _place_panel(shape, face, taken) -> tuple | None:
 
 def _draw_bars(image: np.ndarray, area, scale: float, probabilities) -> None:
     """Draw a bar and the percentage of each of the probabilities (7,)."""
-    left, top, _, _ = area
+    left, top, width, height = area
     name_width, bar_width, _ = _columns(scale)
     line_height = _text_size("x", scale)[1]
-    darken(image, area)
+    part = image[top : top + height, left : left + width]
+    part[:] = part // 4  # so that text on it can be read
     for i, (name, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
         line = top + i * line_height
         draw_text(image, name, (left, line), scale, WHITE)

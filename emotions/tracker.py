@@ -5,29 +5,12 @@ import math
 
 import numpy as np
 
-from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face, appearance_of
-from emotions.faces import (
-    TURNS,
-    Found,
-    clip_box,
-    crop_faces,
-    intersection,
-    is_plausible,
-    is_same_face,
-    keep_strongest,
-    merge,
-    overlap,
-    search_frame,
-    search_views,
-    strongest_first,
-    verify,
-)
+from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face
+from emotions.faces import TURNS, Found, intersection, is_plausible, is_same_face, search_frame, search_near, verify
 
 SEARCH_SIDE, TURNED_SIDE = 640, 320  # pixels: a frame and its turned copies are shrunk to this longer side for a search
 SEARCH_SECONDS = 1.5  # between searches, and between those of turned copies, while every known face is in view
 MISSING_SEARCH_SECONDS = 0.15  # the same while a face is missing, or none is known
-FOLLOW_SIZE, FOLLOW_MARGIN = 30, 0.3  # pixels: width of a face when it is followed; border around it in widths
-FOLLOW_STEPS, FOLLOW_FACTOR = (-10, 10), 1.2  # degrees: it is searched to both sides of its last tilt; scale factor
 MAX_PER_FRAME = 4  # faces that are searched in one frame; if there are more, they take turns,
 TURN_SECONDS = 0.095  # each at least ten times a second
 KEEP_SECONDS = 1.0  # for which a face that is not found keeps its id,
@@ -56,7 +39,6 @@ class Tracker:
         self._ids = itertools.count(1)
         self._shape = None
         self._now = -math.inf
-        self._forget()
 
     def update(self, gray: np.ndarray, time_seconds: float) -> list[Face]:
         """Return the faces to show in the next frame, uint8 (height, width), by id. Time is that of the source."""
@@ -91,7 +73,8 @@ class Tracker:
         now = self._now
         oldest = enumerate(sorted(self.faces, key=lambda face: face.searched_seconds))
         due = [face for i, face in oldest if i < MAX_PER_FRAME or now - face.searched_seconds >= TURN_SECONDS]
-        pairs = _assign(gray, self.faces, _search_near(self._cascade, gray, due, now), now)
+        near = search_near(self._cascade, gray, [face.predict(now) for face in due])
+        pairs = _assign(gray, self.faces, near, now)
         places = {face.id: place for face, place in pairs}
         for face in self.faces:
             if face in due or face.id in places:
@@ -167,26 +150,10 @@ class Tracker:
         for place in new:
             face = next((face for face, taken in pairs if taken is place), None)
             if face is None and is_plausible(place, others):
-                face = Face(next(self._ids), clip_box(place.box, self._shape))
+                face = Face(next(self._ids), place.box)
                 self.faces.append(face)
             if face:
                 face.start(gray, place, now)
-
-
-def _search_near(cascade, gray: np.ndarray, faces: list[Face], now: float) -> list[Found]:
-    """Search around the faces' expected places in one call of the cascade; return every face seen there once."""
-    if not faces:
-        return []
-    expected = [face.predict(now) for face in faces]
-    views = [(each.box, each.tilt_degrees + step, False) for each in expected for step in FOLLOW_STEPS]
-    seen, found = search_views(cascade, gray, views, FOLLOW_SIZE, FOLLOW_MARGIN, FOLLOW_FACTOR), []
-    for i in range(0, len(views), len(FOLLOW_STEPS)):
-        near = strongest_first([each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view])
-        while near:
-            same = [each for each in near if overlap(each.box, near[0].box) >= 0.5]
-            found.append(merge(same))
-            near = [each for each in near if each not in same]
-    return keep_strongest(found)
 
 
 def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float) -> list[tuple[Face, Found]]:
@@ -196,8 +163,7 @@ def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float)
         near = [(face.distance(place, now), face) for face in faces]
         near = [(distance, face) for distance, face in near if distance is not None]
         if len(near) > 1:  # several faces may be this one
-            appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
-            near = [(distance + face.identity_cost(place, appearance, now), face) for distance, face in near]
+            near = [(distance + face.identity_cost(gray, place, now), face) for distance, face in near]
         costs += [(distance, face.id, face, place) for distance, face in near]
     pairs = []
     for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):

@@ -252,7 +252,8 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     outputs = [Path(path) for path in (args.output, args.log, args.timeline) if path]
     refuse_overwriting(outputs, files)
     refuse_sharing(outputs)
-    sinks = [stack.enter_context(Outputs(args.output, files, images=len(files) == len(images) > 0))]
+    count = len(files) + sum(isinstance(entry, str) for entry in entries)
+    sinks = [stack.enter_context(Outputs(args.output, files, images=len(images) == count, single=count == 1))]
     if args.log:
         sinks.append(stack.enter_context(Log(args.log, marked=not all(str(file).isascii() for file in files))))
     if args.timeline:

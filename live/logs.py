@@ -34,8 +34,6 @@ class Log(Closable):
 
     def write(self, frame: Frame, faces) -> None:
         """Add a frame's faces. Raises `OutputError` if the disk is full; the lines before it stay."""
-        if frame.again:
-            return
         line = self._csv_line if self._csv else self._json_line
         lines = [line(frame, face) for face in faces] or [line(frame, None)] * frame.still
         self._rows += len(lines)

@@ -1,6 +1,7 @@
 """What the user names -> sources: cameras, streams, videos, images, folders, patterns, demo."""
 
 import glob
+import itertools
 from pathlib import Path
 
 from common.cli import warn
@@ -21,21 +22,9 @@ def find_sources(addresses) -> list:
 
     Addresses are camera numbers, URLs, "demo", files, folders and patterns. Raises `SourceError`.
     """
-    found = []
-    for address in map(str, addresses):
-        for entry in _expand(address):
-            image = isinstance(entry, Path) and entry.suffix.lower() in IMAGE_SUFFIXES
-            if image and found and isinstance(found[-1], list):
-                found[-1].append(entry)
-            else:
-                found.append([entry] if image else entry)
-    return found
-
-
-def open_source(address) -> Source:
-    """Open an address that stands for a single source. Raises `SourceError`."""
-    (entry,) = find_sources([address])
-    return open_entry(entry)
+    entries = [entry for address in addresses for entry in _expand(str(address))]
+    groups = itertools.groupby(entries, lambda each: isinstance(each, Path) and each.suffix.lower() in IMAGE_SUFFIXES)
+    return [entry for images, group in groups for entry in ([list(group)] if images else group)]
 
 
 def open_entry(entry) -> Source:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -57,19 +56,6 @@ def write_image(path: Path, image: np.ndarray) -> None:
         ) from error
 
 
-class ImageFiles(Closable):
-    """Annotated images as files; `place` returns the path for an image of this name."""
-
-    def __init__(self, place: Callable[[str], Path]):
-        self._place = place
-
-    def pause(self) -> None: ...
-
-    def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
-        """Write an image, BGR uint8 (height, width, 3). Raises `OutputError`."""
-        write_image(self._place(name), image)
-
-
 class Recording(Closable):
     """A video file of the annotated frames; the first one creates it and sets its size. Raises `OutputError`.
 
@@ -85,6 +71,7 @@ class Recording(Closable):
         # OpenCV passes on three decimals, and MPEG-4's clock ticks at most 65,535 times a second.
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else DEFAULT_FPS
         self.frames = 0  # written so far
+        self.repeats = 1  # frames that the first image after a pause takes
         self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
         self._writer, self._codec = None, ""
         self._place = self._temporary = None  # what moves the finished file into its place; the file beside it
@@ -109,7 +96,7 @@ class Recording(Closable):
         gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
         if gap_seconds > self._longest_gap_seconds:  # the first frame, or one after a pause
             self._start_seconds = time_seconds - self.frames / self.fps
-        due = round((time_seconds - self._start_seconds) * self.fps) + 1
+        due = round((time_seconds - self._start_seconds) * self.fps) + self.repeats
         image = fit(image, self._size)
         while self.frames < due:
             self._writer.write(image)
@@ -141,26 +128,19 @@ class Recording(Closable):
             width, height = self._size
             raise OutputError(f"OpenCV cannot write {self.path} with {width}x{height} pixels. Try {others}.")
 
-    def close(self) -> None:
-        """Finish the file. Raises `OutputError` if it turns out not to be readable, and keeps an older one."""
+    def close(self, keep: bool = True) -> None:
+        """Finish the file. Raises `OutputError` if it is not to be kept, or not readable; an older one stays then."""
         if self._writer is None:
             return
         with self._place:
             self._writer.release()
             self._writer = None
             capture = cv2.VideoCapture(opencv_path(self._temporary))
-            readable = capture.isOpened() and capture.grab()
+            readable = keep and capture.isOpened() and capture.grab()
             capture.release()
             if not readable:
                 self.frames = 0
                 raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
-
-    def discard(self) -> None:
-        """Leave nothing, and an older file as it is."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer, self.frames = None, 0
-            self._place.__exit__(OutputError, OutputError("discarded"), None)
 
     @property
     def summary(self) -> str:
@@ -187,13 +167,14 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class Outputs(Closable):
     """What --output names: an image, a video, or a folder of annotated copies. Raises `OutputError` if it cannot be.
 
-    `files` are the paths of all sources that are files; `images` tells whether they all are.
+    `files` are the paths of all sources that are files; `images` tells whether all sources are images, `single` whether
+    there is only one.
     """
 
-    def __init__(self, path: Path | str | None, files: list[Path], images: bool):
+    def __init__(self, path: Path | str | None, files: list[Path], images: bool, single: bool):
         slash = str(path).endswith(("/", os.sep))  # which a Path would drop
         path = self.path = None if path is None else Path(path)
-        self._images, self._single = images, len(files) < 2
+        self._images, self._single = images, single
         self._written, self._recording = [], None
         if path is None:
             return
@@ -201,7 +182,7 @@ class Outputs(Closable):
         is_folder = path.is_dir() or not (path.suffix or path.exists())
         self._folder = slash or (not known and is_folder)
         if not self._folder:
-            check_output(path, IMAGE_FORMATS if images and self._single else tuple(CODECS))
+            check_output(path, IMAGE_FORMATS if images and single else tuple(CODECS))
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
             raise OutputError(why)
         refuse_overwriting([path / file.name for file in files] if self._folder else [path], files)
@@ -211,20 +192,26 @@ class Outputs(Closable):
         if self.path is None:
             return contextlib.nullcontext()
         if source.still and (self._folder or self._single):
-            return ImageFiles(lambda name: self._place(name, IMAGE_FORMATS))
+            return self  # `write` makes a file of every image
         rate = source.fps if source.still or source.live or source.fps >= LOWEST_FPS else DEFAULT_FPS
         if self._folder:
             return Recording(self._place(source.name, tuple(CODECS)), rate, source.live)
         if self._recording is None:
             rate = rate if self._images or self._single else DEFAULT_FPS
             self._recording = Recording(self.path, rate, source.live, STILL_SIZE if source.still else None)
+        self._recording.repeats = round(self._recording.fps / source.fps) if source.still else 1
         self._recording.pause()
         return contextlib.nullcontext(self._recording)
+
+    def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
+        """Write an annotated image, BGR uint8 (height, width, 3), as a file. Raises `OutputError`."""
+        write_image(self._place(name, IMAGE_FORMATS), image)
 
     def discard(self, recording) -> None:
         """Leave no recording of a source that was refused; one of several sources keeps what it has."""
         if isinstance(recording, Recording) and (self._single or recording is not self._recording):
-            recording.discard()
+            with contextlib.suppress(OutputError):
+                recording.close(keep=False)
             self._written = [path for path in self._written if path != recording.path]
 
     def _place(self, name: str, suffixes: tuple) -> Path:
@@ -245,9 +232,10 @@ class Outputs(Closable):
         """What was written, "" if nothing."""
         if self._recording:
             return self._recording.summary
-        if not self._written:
+        written = sum(path.exists() for path in self._written)
+        if not written:
             return ""
-        return f"{self.path.resolve()}" + f"{os.sep} ({plural(len(self._written), 'file')})" * self._folder
+        return f"{self.path.resolve()}" + f"{os.sep} ({plural(written, 'file')})" * self._folder
 
     def close(self) -> None:
         if self._recording:
@@ -256,8 +244,9 @@ class Outputs(Closable):
 
 def refuse_overwriting(outputs, sources) -> None:
     """Raise `OutputError` if one of the output paths is one of the source files."""
+    taken = {(stat.st_dev, stat.st_ino) for source in sources if source.exists() for stat in [source.stat()]}
     for path in outputs:
-        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        if path.exists() and (path.stat().st_dev, path.stat().st_ino) in taken:
             raise OutputError(f"{path} would overwrite the source. Choose another name.")
 
 

@@ -58,7 +58,6 @@ class Source(Closable):
     fps = DEFAULT_FPS  # frames a second, 0 if unknown
     frame_count = 0  # 0 if unknown
     name = ""
-    paths: tuple[Path, ...] = ()  # the files it reads
 
     def __iter__(self):
         return iter(())
@@ -98,10 +97,10 @@ class Images(Source):
     still, fps = True, STILL_FPS
 
     def __init__(self, paths: list[Path], name: str):
-        self.paths, self.name, self.frame_count = tuple(paths), name, len(paths)
+        self.name, self.frame_count = name, len(paths)
         unique = len({path.name for path in paths}) == len(paths)
         self._names = {path: path.name if unique else str(path) for path in paths}
-        self._unread = iter(self.paths)
+        self._unread = iter(paths)
         self._read = []  # paths that are readable, as far as they are known
         self._next = 0  # place in that list
 
@@ -124,10 +123,10 @@ class Images(Source):
                     if is_animation(path):
                         warn(f"{path} is an animation: only its first image is used. Convert it to a video for all.")
                 yield Frame(image, index / self.fps, index, name=self._names[path], still=True, again=again)
-            elif len(self.paths) > 1:
+            elif self.frame_count > 1:
                 warn(f"{path} is skipped: it is not a readable image.")
         if not self._read:
-            what = "contains no" if len(self.paths) > 1 else "is not a"
+            what = "contains no" if self.frame_count > 1 else "is not a"
             raise SourceError(f"{self.name} {what} readable image. Save it again as .png or .jpg.")
 
 

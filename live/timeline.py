@@ -16,7 +16,7 @@ ZOOM = 2  # it is drawn larger and then reduced, which smooths lines and letters
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1600, 100, 200, 110, 60  # pixels of the image and its margins
 CHART, STRIP, GAP = 240, 40, 80  # heights of a face's probabilities and its labels, and the space below
 FACES = 4  # that are drawn: those in view for the longest
-MOST_ROWS = 50_000  # from which number of rows on a face's every second one is dropped
+MOST_ROWS = 50_000  # of one face: from more on, only every second, fourth, ... frame is kept
 SHORT_SECONDS = 0.3  # for which a face may be missing without a gap
 WHITE, GRAY, DARK, LINE = (255, 255, 255), (110, 110, 110), (50, 50, 50), (215, 215, 215)
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 86400)  # seconds between marks
@@ -28,17 +28,19 @@ class Timeline(Closable):
     def __init__(self, path, title: str = ""):
         self.path, self.title, self.summary = Path(path), title, ""
         check_output(self.path, IMAGE_FORMATS)
-        self._rows = {}  # face's id -> [(seconds, label, probabilities (7,))]
+        self._rows, self._frames, self._step = {}, 0, 1  # face's id -> [(seconds, label, probabilities (7,))]
         self._end_seconds = 0.0
 
     def write(self, frame: Frame, faces) -> None:
         """Add a frame's faces."""
-        self._end_seconds = frame.time_seconds
-        for face in faces:
-            rows = self._rows.setdefault(face.id, [])
-            rows.append((frame.time_seconds, face.label, np.float32(face.probabilities)))
-            if len(rows) > MOST_ROWS:
-                del rows[::2]
+        self._end_seconds, self._frames = frame.time_seconds, self._frames + 1
+        for face in faces if self._frames % self._step == 0 else ():
+            row = frame.time_seconds, face.label, np.float32(face.probabilities)
+            self._rows.setdefault(face.id, []).append(row)
+        if max(map(len, self._rows.values()), default=0) > MOST_ROWS:
+            self._step *= 2
+            for rows in self._rows.values():
+                del rows[1::2]
 
     def close(self) -> None:
         """Draw and write the image; without a face there is none."""
@@ -71,10 +73,8 @@ class Timeline(Closable):
         """Draw a face's probabilities and labels into the upper part of an area as wide as the video is long."""
         times, labels, probabilities = (np.array(values) for values in zip(*rows, strict=True))
         columns = np.linspace(0, max(self._end_seconds, 1e-3), area.shape[1])
-        after = np.searchsorted(times, columns).clip(0, len(times) - 1)
-        before = np.maximum(after - 1, 0)
-        nearest = np.where(np.abs(columns - times[before]) < np.abs(times[after] - columns), before, after)
-        seen = np.abs(times[nearest] - columns) <= SHORT_SECONDS
+        nearest = np.rint(np.interp(columns, times, np.arange(len(times)))).astype(int)
+        seen = np.abs(times[nearest] - columns) <= max(SHORT_SECONDS, columns[1])
         tops = [np.interp(columns, times, column) for column in np.cumsum(probabilities, axis=1).T]
         tops = np.stack(tops, axis=1)  # (columns, 7): where the area of each emotion ends
         tops = np.rint((1 - tops / tops[:, -1:]) * CHART * ZOOM).astype(int)

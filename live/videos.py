@@ -93,7 +93,7 @@ class VideoFile(Source):
         if image is not None:
             small = image[::8, ::8]
             self._first = small.copy() if self._first is None else self._first
-            self._changes = small.shape != self._first.shape or not np.array_equal(small, self._first)
+            self._changes = not np.array_equal(small, self._first)
         is_time = image is None or self._count == FROZEN_FRAMES
         if is_time and not self._changes and self.paths and has_changes(self.paths[0]):
             raise SourceError(

@@ -16,8 +16,8 @@ NO_WINDOWS = (
     f"This OpenCV has no windows: {sys.executable} -m pip uninstall opencv-python-headless, then "
     f'{sys.executable} -m pip install --force-reinstall "opencv-python<5".'
 )
-# Left and right arrow: X11, Windows, macOS.
-ARROWS = {65361: "b", 65363: "n", 2424832: "b", 2555904: "n", 63234: "b", 63235: "n"}
+# Left and right arrow: X11, Windows, macOS; and X11's Esc.
+SPECIAL_KEYS = {65307: "\x1b", 65361: "b", 65363: "n", 2424832: "b", 2555904: "n", 63234: "b", 63235: "n"}
 
 
 def window_toolkit() -> str:
@@ -96,7 +96,9 @@ class Window(Closable):
         self.closed = self._was_visible and visible < 1 and sys.platform != "darwin"
         if code < 0:
             return ""
-        return ARROWS.get(code) or ARROWS.get(code & 0xFFFF) or chr(code & 0xFF).lower()  # Caps Lock is no reason
+        return (
+            SPECIAL_KEYS.get(code) or SPECIAL_KEYS.get(code & 0xFFFF) or chr(code & 0xFFFF).lower()
+        )  # Caps Lock is no reason
 
     def close(self) -> None:
         with contextlib.suppress(cv2.error):  # it is gone already

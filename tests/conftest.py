@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from live.opening import find_sources, open_entry
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py sets it: some tests import Keras earlier
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
@@ -129,6 +131,12 @@ def cameras(monkeypatch):
         return scripted
 
     return install
+
+
+def open_source(address):
+    """Open an address that stands for a single source."""
+    (entry,) = find_sources([address])
+    return open_entry(entry)
 
 
 def flat(gray, height=48, width=64):

@@ -17,8 +17,9 @@ import pytest
 from conftest import REPOSITORY, noise, read_video, run_code, write_video
 
 import main
-from emotions import EmotionDetector, overlay
-from live import app
+from emotions import EmotionDetector, Face, overlay
+from live import app, timeline
+from live.sources import Frame
 from model import EMOTIONS
 
 README = REPOSITORY / "README.md"
@@ -257,6 +258,25 @@ def test_a_video_s_timeline_is_drawn(run, tmp_path, video, image_file):
     assert all((image == overlay.COLORS[name]).all(axis=2).sum() > 300 for name in EMOTIONS)
     status, _, err = run(image_file, "--timeline", tmp_path / "y.png")
     assert status == 2 and "--timeline" in err
+
+
+def test_the_timeline_of_a_long_video_is_thinned_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_ROWS", 6000)
+    drawn, face = timeline.Timeline(tmp_path / "x.png"), Face(1, (0, 0, 9, 9), np.full(7, 1 / 7), "happy")
+    for i in range(20_000):
+        drawn.write(Frame(None, i / 5, i), [face] if i < 19_000 else [])
+    strip = drawn.image()[timeline.TOP + timeline.CHART + timeline.STRIP - 3, timeline.LEFT : -timeline.RIGHT]
+    columns = (strip == overlay.COLORS["happy"]).all(axis=1)
+    assert columns[: int(0.94 * len(columns))].all() and not columns[int(0.97 * len(columns)) :].any()
+
+
+def test_a_photo_and_the_demo_share_a_recording_and_the_photo_lasts_a_second(run, image_file, tmp_path):
+    (tmp_path / "bad.avi").write_text("hello")
+    status, out, _ = run(image_file, "demo", tmp_path / "bad.avi", "--output", tmp_path / "both.mp4")
+    images, fps = read_video(tmp_path / "both.mp4")
+    assert status == 2 and "both.mp4 (11.0 s" in out and (len(images), fps) == (330, 30)
+    changes = [i for i in range(1, 60) if np.abs(images[i].astype(int) - images[i - 1]).mean() > 0.5]
+    assert changes[0] == 30
 
 
 # --- bad input: one sentence, status 2, nothing written

@@ -201,10 +201,12 @@ def test_results_are_plotted_and_saved_as_json(detector, demo):
     assert face["probabilities"] == pytest.approx(dict(zip(EMOTIONS, faces[0].probabilities, strict=True)), abs=1e-4)
 
 
-def test_the_included_network_is_the_default_and_help_tells_how_to_use_it():
+def test_the_included_network_is_the_default_and_help_tells_how_to_use_it(classifier):
     detector = EmotionDetector()
     assert [face.label for face in detector.detect(Demo().frame(20).image)] == ["angry"]
     with pytest.raises(UserError, match="no output"):
         EmotionDetector(labels="nonsense")
+    with pytest.raises(UserError, match="load_classifier"):
+        EmotionDetector(classifier, labels="ferplus")
     for word in ("detect", "track", "plot", "threshold", "labels"):
         assert word in pydoc.plain(pydoc.render_doc(EmotionDetector))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, flat, noise, read_video, write_video
+from conftest import REPOSITORY, flat, noise, open_source, read_video, write_video
 
 from emotions import overlay
 from live import app as application
@@ -17,7 +17,7 @@ from live import cameras as camera_module
 from live import view
 from live.app import App, Loader
 from live.logs import Log
-from live.opening import find_sources, open_entry, open_source
+from live.opening import find_sources, open_entry
 from live.sinks import Recording
 from live.sources import Demo, Frame, Source
 from model import EMOTIONS

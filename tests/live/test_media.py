@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import flat, noise, read_video, run_code, write_video
+from conftest import flat, noise, open_source, read_video, run_code, write_video
 from PIL import Image
 
 import main
 import model
-from live.opening import find_sources, open_source
+from live.opening import find_sources
 from live.sources import SourceError, read_image
 from live.videos import is_cut_off
 

@@ -233,9 +233,19 @@ def test_a_log_tells_how_many_lines_it_has_with_those_of_images_without_a_face(t
 @pytest.mark.parametrize("name", ["Tom & Anna #1.png", "50% – off!.png", "Müller=1.png"])
 def test_a_copy_in_a_folder_keeps_its_name_and_a_slash_makes_a_folder(tmp_path, name):
     write_image(tmp_path / name, noise(1)[0])
-    with Outputs(f"{tmp_path}/copies.v1/", [tmp_path / name], images=True) as outputs:
+    with Outputs(f"{tmp_path}/copies.v1/", [tmp_path / name], images=True, single=True) as outputs:
         outputs.open(Images([tmp_path / name], name)).write(noise(1)[0], 0.0, name)
     assert [path.name for path in (tmp_path / "copies.v1").iterdir()] == [name]
+
+
+def test_a_folder_counts_only_the_files_that_are_there(tmp_path):
+    with Outputs(tmp_path / "copies", [tmp_path / "a.mp4"], images=False, single=True) as outputs:
+        source = SimpleNamespace(still=False, live=False, fps=30, name="a.mp4")
+        outputs.open(source).close()  # the user quits before the first frame
+        assert outputs.summary == ""
+        with outputs.open(source) as recording:
+            recording.write(flat(9), 0.0)
+        assert "(1 file)" in outputs.summary
 
 
 def test_a_log_without_a_frame_is_not_created(tmp_path):
@@ -283,11 +293,11 @@ def test_a_full_disk_keeps_the_complete_lines_of_the_log(tmp_path, monkeypatch):
 
 def test_an_image_file_gets_the_annotated_image(tmp_path):
     photo = tmp_path / "photo.png"
-    with Outputs(tmp_path / "a.png", [photo], images=True).open(Images([photo], "photo.png")) as sink:
+    with Outputs(tmp_path / "a.png", [photo], images=True, single=True).open(Images([photo], "photo.png")) as sink:
         sink.write(flat(70), 0.0)
     assert np.array_equal(cv2.imread(str(tmp_path / "a.png")), flat(70))
     with pytest.raises(SourceError, match=r"must end in \.png"):
-        Outputs(tmp_path / "a.mp4", [photo], images=True)
+        Outputs(tmp_path / "a.mp4", [photo], images=True, single=True)
 
 
 def test_an_unwritable_image_leaves_nothing(tmp_path):

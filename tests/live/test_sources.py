@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import REAL_CAPTURE, flat, noise, read_video, write_video
+from conftest import REAL_CAPTURE, flat, noise, open_source, read_video, write_video
 
 from live import cameras as camera_module
 from live import sources, videos
 from live.cameras import Camera
-from live.opening import open_source
 from live.sinks import Recording, write_image
 from live.sources import Images, SourceError
 from live.videos import VideoFile

@@ -18,6 +18,16 @@ import main
 from live import window as window_module
 
 
+def test_no_special_key_is_taken_for_a_letter(monkeypatch):
+    """X11 numbers Home, F1 and the others from 0xFF00 on, the last eight bits of Home being those of P."""
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1)
+    window, others = window_module.Window("x"), {*range(0xFF00, 0xFFFF)} - {*window_module.SPECIAL_KEYS}
+    for code in others:
+        monkeypatch.setattr(cv2, "waitKeyEx", lambda _, code=code: code)
+        assert window.wait_key(0) not in "q\x1b nbspmh"
+
+
 @pytest.fixture(scope="module")
 def display():
     """A virtual display of its own."""

@@ -82,7 +82,16 @@ def test_the_recipe_of_the_plain_cnn_is_that_of_the_design_document():
 
 @pytest.mark.parametrize(
     "words",
-    [["--epochs", "0"], ["--fraction", "2"], ["--mixup", "nan"], ["--augmentation", "2"], ["--nonsense"], ["@nowhere"]],
+    [
+        ["--epochs", "0"],
+        ["--fraction", "2"],
+        ["--mixup", "nan"],
+        ["--augmentation", "2"],
+        ["--nonsense"],
+        ["@nowhere"],
+        [""],
+        ["=x"],
+    ],
 )
 def test_impossible_options_end_with_status_2_and_one_line(words, capsys):
     with pytest.raises(SystemExit) as stop:
