@@ -17,7 +17,9 @@ import numpy as np
 from common.cli import printable
 from common.files import atomic_path
 from data import PUBLIC_TEST, TRAINING
+from evaluation import metrics
 from evaluation.metrics import predict
+from evaluation.report import NAMES
 from model import (
     EMOTIONS,
     IMAGE_SIZE,
@@ -49,14 +51,17 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
     """
     validation = dataset[PUBLIC_TEST]
     reference = predict(classifier.all_probabilities, validation.faces)  # (n, outputs, 7)
-    lines = [f"{len(validation):,} faces of {PUBLIC_TEST:26} accuracy   same prediction      size"]
-    lines.append(_line(source, source.stat().st_size, compare(reference, reference, validation)))
+    agreement = compare(classifier, reference, reference, validation)
+    labels = "".join(f"{NAMES[name]:>20}" for name in agreement["accuracy"])
+    lines = [f"{f'accuracy on {PUBLIC_TEST}':44}{labels}   same prediction      size"]
+    lines.append(_line(source, source.stat().st_size, agreement))
     kinds = {"float16": output} | ({"int8": output.with_suffix(".int8.tflite")} if int8 else {})
     _refuse_crash(classifier.model, source, list(kinds))
     files, contents = {}, convert_all(classifier.model, kinds, dataset[TRAINING].faces)
     for (quantization, path), content in zip(kinds.items(), contents, strict=True):
         converted = Classifier(*lite_predict(content), {})
-        agreement = compare(predict(converted.all_probabilities, validation.faces), reference, validation)
+        probabilities = predict(converted.all_probabilities, validation.faces)
+        agreement = compare(classifier, probabilities, reference, validation)
         agrees = agreement["moved_probability"] <= MOST_MOVED and agreement["equal_predictions"] >= LEAST_EQUAL
         if not agrees:  # NaN included
             raise ModelError(
@@ -92,8 +97,8 @@ def convert_all(model, kinds, faces: np.ndarray) -> list[bytes]:
 
 
 def _line(path: Path, size_bytes: int, agreement: dict) -> str:
-    accuracy, equal = agreement["accuracy"], agreement["equal_predictions"]
-    return f"{printable(path):44} {accuracy:8.2%} {equal:17.2%} {size_bytes / 1e6:6.1f} MB"
+    accuracies = "".join(f"{accuracy:20.2%}" for accuracy in agreement["accuracy"].values())
+    return f"{printable(path):44}{accuracies}{agreement['equal_predictions']:18.2%} {size_bytes / 1e6:6.1f} MB"
 
 
 def convert(model, quantization: str, faces: np.ndarray) -> bytes:
@@ -142,15 +147,17 @@ def calibration_faces(faces: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def compare(probabilities: np.ndarray, reference: np.ndarray, split) -> dict:
-    """Return how probabilities (n, outputs, 7) agree with those of Keras for the faces of a `data.Split`.
+def compare(classifier, probabilities: np.ndarray, reference: np.ndarray, split) -> dict:
+    """Return how probabilities (n, outputs, 7) agree with those of Keras, by `classifier`, for faces of a `data.Split`.
 
+    `accuracy` is by the labels at hand: FER-2013's, and with votes those of "ferplus".
     `moved_probability` is the share of probability that is on other emotions: half the sum of the differences.
     """
     predicted = probabilities.argmax(axis=2)
+    compared = metrics.compare(classifier, split, probabilities)
     return {
         "n": len(split),
-        "accuracy": float((predicted[:, 0] == split.labels).mean()),
+        "accuracy": {name: float(comparison.correct.mean()) for name, comparison in compared.items()},
         "equal_predictions": float((predicted == reference.argmax(axis=2)).mean()),
         "moved_probability": float(np.abs(probabilities - reference).sum(axis=2).mean() / 2),
     }

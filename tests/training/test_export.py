@@ -91,6 +91,7 @@ def test_a_description_beside_the_export_tells_how_well_it_agrees(folder, export
     description = load_classifier(exported).description
     assert description["labels"] == list(EMOTIONS) and description["pixel_range"] == [0, 255]
     assert description["training"] == {"epochs": 0} and "scores" not in description  # they are the Keras model's
+    assert set(description["agreement"]["accuracy"]) == {"fer2013"}
     assert description["agreement"]["n"] == 28 and description["agreement"]["moved_probability"] < 0.02
     assert json.loads((folder / "best_model.json").read_text())["scores"] == {}  # that of the .keras file stays
     assert len(list(folder.iterdir())) == 7 and not list(folder.glob("*partial*"))

@@ -76,7 +76,8 @@ def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(v
 def test_both_outputs_are_exported_under_their_names(voted):
     assert train.main([*ONE_EPOCH, "--output", "x.keras"]) == 0
     classifier, dataset = load_classifier("x.keras"), load_fer2013(voted)
-    export(classifier, voted / "x.keras", dataset, voted / "x.tflite", int8=False)
+    table = export(classifier, voted / "x.keras", dataset, voted / "x.tflite", int8=False)
+    assert "FER-2013's labels" in table and "ten people's votes" in table
     lite, faces = load_classifier("x.tflite"), dataset[PUBLIC_TEST].faces
     assert lite.outputs == ("fer2013", "ferplus")
     assert np.allclose(lite.all_probabilities(faces), classifier.all_probabilities(faces), atol=0.01)
