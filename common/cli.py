@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
             message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
         if message.startswith("[Errno"):
             message = f"The recipe cannot be read:{message.partition(']')[2]}. Those that come along are in recipes/."
-        self.exit(2, f"{self.prog}: {printable(message)}\n")
+        lines = map(printable, message.split("\n"))  # ours has some; a file's name hardly ever
+        self.exit(2, f"{self.prog}: " + "\n".join(lines) + "\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

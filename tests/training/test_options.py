@@ -101,6 +101,14 @@ def test_impossible_options_end_with_status_2_and_one_line(words, capsys):
     assert "Errno" not in line
 
 
+def test_without_data_it_says_where_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main([])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and sum(line.strip().startswith("https://www.kaggle.com/") for line in lines) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
