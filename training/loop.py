@@ -4,6 +4,7 @@ import contextlib
 import math
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from training.distribution import Share
 from training.finish import calibrate
 from training.losses import Agreement, VoteCrossentropy
 from training.muon import Muon
-from training.schedule import PATIENCE, SOFT_LABEL_WEIGHT, Phase, augmentation_strength, learning_rate, phases
+from training.schedule import PATIENCE, SOFT_LABEL_WEIGHT, Phase, augmentation_strength, learning_rate, phase_at, phases
 
 CPU_INFORMATION = Path("/proc/cpuinfo")
 
@@ -220,14 +221,28 @@ def validation_targets(validation: data.Split, outputs: tuple) -> np.ndarray:
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Counts the epochs of the whole training; fit's own would count to the end of the phase."""
+    """Counts the epochs of the whole training, where fit's own would count to the end of the phase; tells its time."""
 
-    def __init__(self, epochs: int):
+    def __init__(self, options):
         super().__init__()
-        self.all_epochs = epochs
+        self.options, self.start_seconds = options, None  # when the first epoch of this process began
 
     def set_params(self, params):
-        super().set_params(params | {"epochs": self.all_epochs, "verbose": 1 if sys.stdout.isatty() else 2})
+        super().set_params(params | {"epochs": self.options.epochs, "verbose": 1 if sys.stdout.isatty() else 2})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.start_seconds = self.start_seconds or time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self.start_seconds < math.inf:
+            pixels = [phase_at(each, self.options).image_size ** 2 for each in range(epoch, self.options.epochs)]
+            minutes = round((time.monotonic() - self.start_seconds) * sum(pixels[1:]) / pixels[0] / 60)
+            print(
+                f"The training takes about {minutes // 60} h {minutes % 60:02} min more." if minutes else "", flush=True
+            )
+            self.start_seconds = math.inf
 
 
 def make_callbacks(run: Run, data_sha256: str) -> list:
@@ -251,7 +266,7 @@ def make_callbacks(run: Run, data_sha256: str) -> list:
     options, counters = run.options, {"best": checkpoints.BestModel(run)}
     callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_end=add_mean),
-        Progress(options.epochs),
+        Progress(options),
         keras.callbacks.LambdaCallback(on_epoch_end=refuse_nan),
     ]
     if options.schedule == "plateau":

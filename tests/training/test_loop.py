@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +143,15 @@ def test_the_best_epoch_is_kept_and_not_the_last_after_a_resume_too(folder, monk
     run = the_run(folder)
     assert history_of(run)["val_accuracy"].tolist() == [0.9, 0.5]
     assert same(weights_of(run / "best_model.keras"), weights_of(run / "backup-002.keras")) == bool(fine_tuning)
+
+
+def test_after_the_first_epoch_it_tells_how_long_the_training_takes(folder, monkeypatch, capsys):
+    """An epoch on 36 pixels took ten minutes, so the two on 48 take 16/9 of that each."""
+    clock = itertools.count(600, 600)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    words = ["--epochs", "3", "--small-image-epochs", "1", "--self-distillation-rounds", "0"]
+    assert train.main(["--data", "fer2013.csv", *words, "--fine-tuning-epochs", "0"]) == 0
+    assert re.findall(r"takes about (.*) more", capsys.readouterr().out) == ["0 h 36 min"]
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_best_model(folder, monkeypatch, refused):
