@@ -20,7 +20,7 @@ STRONG_EVIDENCE = 125  # windows: what is followed counts as at least so strong 
 PATCH_SIZE, PATCH_MARGIN, MIN_CORRELATION = 24, 8, 0.5  # pixels; how well a face's last picture must fit
 CARRIED_SHARE = 0.3  # of a new picture while a face is only carried on: it may be drifting
 COURSE_SECONDS = 1.5  # for which the course of a face before it met another counts: it may stop or turn
-APPEARANCE_SIZE = 12  # pixels: the crop that tells two faces apart
+APPEARANCE_SIZE, APPEARANCE_WEIGHT = 12, 1.5  # pixels: the crop that tells two faces apart; its weight beside widths
 
 
 @dataclass(eq=False)
@@ -109,17 +109,19 @@ class Face:
     def identity_cost(self, gray: np.ndarray, place: Found, now: float) -> float:
         """Return the cost of a place in a frame that may be another face.
 
-        It rises with the distance from its course before it met the other, and with its change in size and appearance.
+        It rises with the distance from its course since it met the other, on which it may have stopped anywhere, and
+        with its change in size and appearance.
         """
         seen, seconds = self.alone
         elapsed = now - seconds
-        expected = centre(seen.box) + self.velocity * min(elapsed, HIDDEN_SECONDS)
-        off_course = min(math.dist(centre(place.box), expected) / seen.box[2], 1.0)
+        start, way = np.array(centre(seen.box)), self.velocity * min(elapsed, HIDDEN_SECONDS)
+        gone = float(np.clip((centre(place.box) - start) @ way / max(way @ way, 1e-9), 0, 1))
+        off_course = min(math.dist(centre(place.box), start + gone * way) / seen.box[2], 1.0)
         size = abs(math.log(place.box[2] / seen.box[2]))
         appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
         difference = 0.0 if self.appearance is None else 1 - float(appearance @ self.appearance)
         course = max(1 - elapsed / COURSE_SECONDS, 0) * off_course
-        return course + size + 0.5 * difference
+        return course + size + APPEARANCE_WEIGHT * difference
 
     def carry(self, gray: np.ndarray, now: float) -> Found | None:
         """Return where its last picture fits best near its expected place, None if nowhere."""
@@ -151,9 +153,11 @@ class Face:
         self.box = clip_box(self.whole_box, gray.shape)
 
     def remember(self, crop: np.ndarray) -> None:
-        """Learn its appearance from a crop, uint8 (48, 48, 1)."""
-        appearance = appearance_of(crop)
-        self.appearance = appearance if self.appearance is None else 0.9 * self.appearance + 0.1 * appearance
+        """Learn its appearance from a crop, uint8 (48, 48, 1), while no other face is where it is."""
+        if self.appearance is None:
+            self.appearance = appearance_of(crop)
+        elif self.alone[1] == self.seen_seconds:
+            self.appearance = 0.9 * self.appearance + 0.1 * appearance_of(crop)
 
 
 def appearance_of(crop: np.ndarray) -> np.ndarray:

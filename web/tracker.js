@@ -13,8 +13,8 @@ const PATCH_MARGIN = 8; // the border around its place in which it is searched,
 const MIN_CORRELATION = 0.5; // and how well it must fit
 const CARRIED_SHARE = 0.3; // of a new picture while a face is only carried on: it may be drifting
 const COURSE_SECONDS = 1.0; // for which the course of a face before it met another counts: it may stop or turn
-const MISSING_COST = 0.05; // widths: an unseen face must be so much nearer than another to be it
 const APPEARANCE_SIZE = 12; // pixels: the crop that tells two faces apart
+const APPEARANCE_WEIGHT = 1.5; // of its difference, beside widths
 const SEARCH_SIDE = 640; // pixels: a frame is shrunk to this longer side for a search,
 const TURNED_SIDE = 320; // and its turned copies to this
 const SEARCH_SECONDS = 1.5; // between searches, and between those of turned copies, while every known face is in view
@@ -102,19 +102,22 @@ export class Face {
   }
 
   /**
-   * Returns the cost of a place that may be another face. It rises with the distance from its course before it met the
-   * other, which counts for less and less, with the differences from its size then and from its appearance, and if it
-   * was not in view in the last frame.
+   * Returns the cost of a place that may be another face. It rises with the distance from its course since it met the
+   * other, on which it may have stopped anywhere, and with its change in size and appearance.
    */
   identityCost(place, appearance, now) {
     const { place: { box }, seconds } = this.alone;
     const elapsed = now - seconds;
-    const expected = centre(box).map((value, i) => value + this.velocity[i] * Math.min(elapsed, HIDDEN_SECONDS));
-    const offCourse = Math.min(apart(centre(place.box), expected) / box[2], 1);
+    const start = centre(box);
+    const way = this.velocity.map((speed) => speed * Math.min(elapsed, HIDDEN_SECONDS));
+    const moved = centre(place.box).map((value, i) => value - start[i]);
+    const along = (moved[0] * way[0] + moved[1] * way[1]) / Math.max(way[0] ** 2 + way[1] ** 2, 1e-9);
+    const gone = Math.min(Math.max(along, 0), 1);
+    const offCourse = Math.min(apart(moved, way.map((value) => gone * value)) / box[2], 1);
     const likeness = appearance.reduce((sum, value, i) => sum + value * (this.appearance?.[i] ?? 0), 0);
     const size = Math.abs(Math.log(place.box[2] / box[2]));
     const course = Math.max(1 - elapsed / COURSE_SECONDS, 0) * offCourse;
-    return course + size + (this.appearance ? 0.5 * (1 - likeness) : 0) + (this.inView ? 0 : MISSING_COST);
+    return course + size + (this.appearance ? APPEARANCE_WEIGHT * (1 - likeness) : 0);
   }
 
   /** Returns where its last picture fits best near its expected place, null if nowhere. */
@@ -153,8 +156,9 @@ export class Face {
     this.box = clipBox(this.wholeBox, gray);
   }
 
-  /** Learns its appearance from a crop. */
+  /** Learns its appearance from a crop, while no other face is where it is. */
   remember(crop) {
+    if (this.appearance && this.alone.seconds !== this.seenSeconds) return;
     const appearance = appearanceOf(this._search, crop);
     this.appearance = this.appearance?.map((old, i) => 0.9 * old + 0.1 * appearance[i]) ?? appearance;
   }

@@ -65,6 +65,22 @@ def test_a_hidden_face_that_comes_back_keeps_its_number(tracker):
     assert [face.id for face in sorted(faces, key=lambda face: face.box[0])] == [standing, walking]
 
 
+@pytest.mark.parametrize("returns", [False, True], ids=["goes on", "returns"])
+@pytest.mark.parametrize("stop_seconds", [0.5, 2])
+@pytest.mark.parametrize("codes", [(6, 3), (3, 6)], ids=["neutral, happy", "happy, neutral"])
+def test_someone_as_large_who_stops_in_front_of_another_keeps_their_numbers(detector, codes, stop_seconds, returns):
+    ids = []
+    detector.reset()
+    for i in range(int((2.3 + stop_seconds) * FPS)):
+        seconds = i / FPS - 0.5
+        after = min(max((seconds - 0.5 - stop_seconds) / 0.5, 0), 1)
+        x = LEFT + 150 * (min(max(seconds / 0.5, 0), 1) + (-after if returns else after))
+        faces = detector.track(scene((codes[0], (240, 180), 100, 0), (codes[1], (x, 180), 100, 0), seed=i), i / FPS)
+        places = sorted((abs(face.box[0] + face.box[2] / 2 - x), face.id) for face in faces)
+        ids.append([number for _, number in places])  # of the one who moves, then of the other
+    assert ids[5] == ids[-1] and len(ids[5]) == 2
+
+
 def test_a_face_is_followed_until_half_of_it_is_outside_and_keeps_its_number(tracker):
     pixels, speed, last = 120, 150, 0.0
     for i in range(2 * FPS):
