@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--output", metavar="FILE", help=output)
     log = ".csv or .json with a line for every face in every frame, and for every image without one"
     group.add_argument("--log", type=Path, metavar="FILE", help=log)
-    timeline = ".png with the probabilities of each face over a video's time"
+    timeline = ".png with the probabilities of the four faces seen longest over a video's time"
     group.add_argument("--timeline", type=Path, metavar="FILE", help=timeline)
     group.add_argument("--no-window", action="store_true", help="run without a window, as fast as possible")
     group = parser.add_argument_group("emotions")

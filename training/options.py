@@ -90,9 +90,19 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("data and run").add_argument
     seed, model = number(0, 2**32 - 1, int), {"type": Path, "metavar": "MODEL.keras"}
     add("--data", type=Path, metavar="PATH", help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
-    add("--votes", type=Path, metavar="FILE.csv", help="of ten people, FER+ (default: fer2013new.csv beside the data)")
-    add("--fraction", type=number(0.001, 1), metavar="SHARE", help="of the training faces to use")
-    add("--augmentation", type=number(0, 1), metavar="STRENGTH", help="of random changes to faces, 0 (none) to 1")
+    add(
+        "--votes",
+        type=Path,
+        metavar="FILE.csv",
+        help="FER+'s votes (default: fer2013new.csv beside the data)",
+    )
+    add("--fraction", type=number(0.001, 1), metavar="SHARE", help="share of the training faces to use")
+    add(
+        "--augmentation",
+        type=number(0, 1),
+        metavar="STRENGTH",
+        help="strength of random changes, 0 (none) to 1",
+    )
     add("--camera-noise", action="store_true", help="also blur half of the faces and add noise to half")
     add("--mixup", type=number(0), metavar="ALPHA", help="blend pairs of faces, with shares from Beta(ALPHA, ALPHA)")
     add("--seed", type=seed, help="fixes the first weights, the order of the faces and their augmentation")
@@ -118,7 +128,7 @@ def add_training_options(add) -> None:
     )
     epochs = {"type": number(0, kind=int), "metavar": "N"}
     models = {"type": Path, "nargs": "+", "metavar": "MODEL.keras"}
-    new = "for a new resnet on the cosine"
+    new = "for a resnet from random weights with --schedule cosine"
     add("--epochs", type=number(1, kind=int), metavar="N", help="passes over the training faces, at most")
     add("--arch", choices=ARCHITECTURES, help="the network; an equivariant one predicts the same for a mirrored face")
     add("--optimizer", choices=tuple(OPTIMIZERS), help=f"default: muon {new}, else adamw")
@@ -126,9 +136,9 @@ def add_training_options(add) -> None:
     add("--learning-rate", type=number(0), metavar="RATE", help=f"the highest (default: {rate})")
     schedules = "cosine: warm up, then fall to zero; plateau: halve when the validation loss stalls, stop early"
     add("--schedule", choices=("cosine", "plateau"), help=schedules)
-    small = f"first epochs, on {schedule.SMALL_IMAGE_SIZE}-pixel images (default: two thirds of the first phases {new})"
+    small = f"first epochs, on {schedule.SMALL_IMAGE_SIZE}-pixel faces (default: two thirds of the first phases {new})"
     add("--small-image-epochs", **epochs, help=small)
-    rounds = f"of learning from its own predictions, in two thirds of the epochs (default: {schedule.ROUNDS} {new})"
+    rounds = f"rounds of learning from its own predictions, in the last two thirds (default: {schedule.ROUNDS} {new})"
     add("--self-distillation-rounds", **epochs, help=rounds)
     tuning = "last epochs, without augmentation, of every round or of the training (default: a thirtieth of all)"
     add("--fine-tuning-epochs", **epochs, help=tuning)
