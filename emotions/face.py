@@ -79,6 +79,8 @@ class Face:
             self.alone = self.alone[0].mirrored(frame_width), self.alone[1]
             self.velocity, self.patch = self.velocity * (-1, 1), self.patch[:, ::-1].copy()
             self.smooth_box = np.array([frame_width - self.smooth_box[0], *self.smooth_box[1:]])
+        if self.appearance is not None:
+            self.appearance = self.appearance.reshape(APPEARANCE_SIZE, -1)[:, ::-1].ravel()
 
     def start(self, gray: np.ndarray, place: Found, now: float) -> None:
         """Begin to follow it where it was found and verified."""

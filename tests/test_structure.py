@@ -1,6 +1,7 @@
 """The layout of docs and code: which folder may import which, and that no imports are circular."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,28 @@ def test_few_imports_are_inside_functions():
                     f"{name}.{part.name}: {module}" for module in imported(part) if module.split(".")[0] not in BACKENDS
                 ]
     assert len(inside) <= 20, inside
+
+
+def constants(paths, pattern: str) -> dict:
+    """The numbers that these files give names in capitals."""
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return {name: float(value) for text in texts for name, value in re.findall(pattern, text, re.MULTILINE)}
+
+
+def test_the_page_has_the_numbers_of_python():
+    number = r"(-?\d[\d.]*)\b"
+    web = constants((ROOT / "web").glob("*.js"), rf"^(?:export )?const ([A-Z_]+) = {number};")
+    python = {}
+    for path in [*(ROOT / "emotions").glob("*.py"), ROOT / "model.py"]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
+                names = getattr(node.targets[0], "elts", [node.targets[0]])
+                values = node.value.elts if len(names) > 1 and isinstance(node.value, ast.Tuple) else [node.value]
+                python |= {
+                    name.id: value.value
+                    for name, value in zip(names, values, strict=False)
+                    if isinstance(name, ast.Name) and isinstance(value, ast.Constant)
+                }
+    shared = web.keys() & python.keys()
+    assert len(shared) > 40
+    assert {name: web[name] for name in shared} == {name: python[name] for name in shared}

@@ -89,21 +89,14 @@ export class FaceSearch {
     const rotation = rotationMatrix(middle, tiltDegrees, zoom * step);
     rotation[2] += side / 2 - middle[0];
     rotation[5] += side / 2 - middle[1];
-    try {
-      return this._warped(region, rotation, side, side, this.cv.BORDER_REPLICATE, (face) => face.data.slice());
-    } finally {
-      region.delete();
-    }
+    const copy = (face) => face.data.slice();
+    return using(region, () => this._warped(region, rotation, side, side, this.cv.BORDER_REPLICATE, copy));
   }
 
   /** Returns square pixels at a smaller size, by area interpolation. */
   shrunk(pixels, side, newSide) {
     const image = this.cv.matFromArray(side, side, this.cv.CV_8UC1, pixels);
-    try {
-      return this.resized(image, [0, 0, side, side], newSide, newSide, (small) => small.data.slice());
-    } finally {
-      image.delete();
-    }
+    return using(image, () => this.resized(image, [0, 0, side, side], newSide, newSide, (small) => small.data.slice()));
   }
 
   /** Returns where square pixels fit best into a larger square: {correlation, x, y}. */
@@ -169,8 +162,7 @@ export class FaceSearch {
       }
     }
     const sheet = this.cv.matFromArray(side, side * views.length, this.cv.CV_8UC1, pixels);
-    const detected = this._detect(sheet, scaleFactor, 1, round(0.8 * size), round(1.32 * size));
-    sheet.delete();
+    const detected = using(sheet, () => this._detect(sheet, scaleFactor, 1, round(0.8 * size), round(1.32 * size)));
     const found = views.map(() => []);
     for (const { box: [left, top, foundWidth], evidence } of detected) {
       const i = Math.min(Math.floor((left + foundWidth / 2) / side), views.length - 1);
@@ -238,11 +230,7 @@ export class FaceSearch {
     const resized = new cv.Mat();
     cv.resize(region, resized, new cv.Size(newWidth, newHeight), 0, 0, cv.INTER_AREA);
     region.delete();
-    try {
-      return use(resized);
-    } finally {
-      resized.delete();
-    }
+    return using(resized, use);
   }
 
   /** Calls `use` with the image, moved by a matrix of two rows; returns what it returns. */
@@ -252,11 +240,16 @@ export class FaceSearch {
     const warped = new cv.Mat();
     cv.warpAffine(image, warped, rotation, new cv.Size(width, height), cv.INTER_LINEAR, border, new cv.Scalar());
     rotation.delete();
-    try {
-      return use(warped);
-    } finally {
-      warped.delete();
-    }
+    return using(warped, use);
+  }
+}
+
+/** Calls `use` with a Mat and deletes it; returns what it returns. */
+function using(mat, use) {
+  try {
+    return use(mat);
+  } finally {
+    mat.delete();
   }
 }
 

@@ -37,11 +37,19 @@ export class Overlay {
     context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
     context.drawImage(frame, 0, 0);
     context.lineJoin = "round";
-    this._drawFaces(faces, bars, screen);
-    this._drawText(status, 0, 0, BAR_TEXT_SIZE / screen, "white", "black");
+    const labels = this._drawFaces(faces, bars, screen);
+    this._drawStatus(status, labels, BAR_TEXT_SIZE / screen);
   }
 
-  /** Bars never cover a face, a label or other bars; where there is no room for them, they are left out. */
+  /** Writes a line in the upper left corner, or in the right one if a label is there. */
+  _drawStatus(text, labels, size) {
+    const [width, height] = [this._textWidth(text, size), LINE_HEIGHT * size];
+    const lefts = [0, Math.max(this.frame.width - width, 0)];
+    const covered = lefts.map((x) => labels.reduce((sum, { area }) => sum + intersection([x, 0, width, height], area), 0));
+    this._drawText(text, lefts[Number(covered[1] < covered[0])], 0, size, "white", "black");
+  }
+
+  /** Returns the labels. Bars never cover a face, a label or other bars; where there is no room for them, they are left out. */
   _drawFaces(faces, bars, screen) {
     const size = LABEL_SIZE / screen;
     const labels = faces.map((face) => this._label(face, size, faces.length > 1));
@@ -57,6 +65,7 @@ export class Overlay {
       const [x, y] = labels[i].area;
       this._drawText(labels[i].text, x, y, size, WHITE_INK.has(face.label) ? "white" : "black", COLORS[face.label]);
     }
+    return labels;
   }
 
   /** Returns what is written above a face's box, or at its top if the frame ends there: {text, area}. */

@@ -1,5 +1,6 @@
 // The page: loading, camera and photo, controls. detector.js detects, overlay.js draws.
 import { Classifier, EmotionDetector, EMOTIONS } from "./detector.js";
+import { IMAGE_SIZE } from "./faces.js";
 import { Overlay } from "./overlay.js";
 
 const MAX_PHOTO_SIDE = 4096; // pixels: phones cannot hold larger canvases
@@ -19,6 +20,8 @@ let detector = null;
 let camera = null; // {stream, facing, mirrored, stamps, frames, startSeconds} while the camera is open
 let scene = null; // {faces, status}: what is drawn over the frame
 let csv = null; // lines while they are recorded
+let photos = 0; // that were recorded: each counts as a second
+let turn = 0; // counts who takes over: a camera or photo that is ready only after the next one is dropped
 let announced = { text: "", seconds: -Infinity };
 
 export { detector, readFrame };
@@ -43,7 +46,9 @@ async function load() {
   await litert.loadLiteRt(`${runtime}.js`);
   const content = new Uint8Array(await model.arrayBuffer());
   const network = await usable(MODEL, async () => {
-    return new Classifier(await litert.loadAndCompile(content, { accelerator: "wasm" }), litert.Tensor);
+    const classifier = new Classifier(await litert.loadAndCompile(content, { accelerator: "wasm" }), litert.Tensor);
+    await classifier.probabilities(new Uint8Array(IMAGE_SIZE ** 2)); // the first call is slow
+    return classifier;
   });
   return usable(CASCADE, async () => new EmotionDetector(cv, await cascade.text(), network));
 }
@@ -138,18 +143,20 @@ function loadOpenCv() {
 // Camera and photo
 
 async function startCamera(wanted = { facingMode: "user" }) {
-  stopCamera();
+  const own = stopCamera();
   show("Waiting for the camera ...");
   if (!navigator.mediaDevices?.getUserMedia) {
-    return showError("The camera needs https or localhost. Open the page there, or choose a photo.");
+    return show("The camera needs https or localhost. Open the page there, or choose a photo.", true);
   }
   try {
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, ...wanted };
     const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    if (own !== turn) return stream.getTracks().forEach((track) => track.stop());
     await showCamera(stream, wanted.facingMode ?? "");
   } catch (error) {
+    if (own !== turn) return;
     stopCamera();
-    showError(CAMERA_ERRORS[error.name] ?? `The camera could not be opened (${error.message}). Or choose a photo.`);
+    show(CAMERA_ERRORS[error.name] ?? `The camera could not be opened (${error.message}). Or choose a photo.`, true);
   }
 }
 
@@ -162,7 +169,6 @@ const CAMERA_ERRORS = {
 };
 
 async function showCamera(stream, facing) {
-  stopCamera(); // another one that was opened meanwhile
   const [track] = stream.getVideoTracks();
   const mirrored = track.getSettings().facingMode !== "environment"; // as in a mirror, but not through the back camera
   const opened = { stream, facing, mirrored, stamps: [], frames: 0, startSeconds: now() };
@@ -170,19 +176,25 @@ async function showCamera(stream, facing) {
   track.addEventListener("ended", () => {
     if (camera !== opened) return;
     stopCamera();
-    showError("The camera was disconnected. Connect it and start it again.");
+    show("The camera was disconnected. Connect it and start it again.", true);
   });
   $.video.srcObject = stream;
   await $.video.play();
   detector.reset();
-  opened.screenLock = navigator.wakeLock?.request("screen").catch(() => null); // or the screen turns off
+  keepScreenOn();
   const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
   $.switch.disabled = cameras.length < 2;
   updateControls();
   follow(opened).catch((error) => {
+    if (camera !== opened) return;
     stopCamera();
-    showError(`The detection stopped (${error.message ?? error}). Reload the page.`);
+    show(`The detection stopped (${error.message ?? error}). Reload the page.`, true);
   });
+}
+
+/** Keeps the screen on while the camera is open; the browser forgets it whenever the page is hidden. */
+function keepScreenOn() {
+  if (camera && !document.hidden) camera.screenLock = navigator.wakeLock?.request("screen").catch(() => null);
 }
 
 /** Detects and draws, frame by frame, until another camera or a photo takes over. */
@@ -204,51 +216,62 @@ async function follow(opened) {
 function nextFrame() {
   return new Promise((resolve) => {
     setTimeout(resolve, 1000 * LONGEST_WAIT_SECONDS);
+    if ($.video.paused) return; // no frame comes: requests for one would pile up
     if ($.video.requestVideoFrameCallback) $.video.requestVideoFrameCallback(resolve);
     else requestAnimationFrame(resolve);
   });
 }
 
+/** Stops what is shown; returns the number of who comes next, to compare with `turn` after a wait. */
 function stopCamera() {
   camera?.stream.getTracks().forEach((track) => track.stop());
   camera?.screenLock?.then((lock) => lock?.release());
   camera = null;
   $.video.srcObject = null;
+  announced = { text: "", seconds: -Infinity };
+  $.announcement.textContent = "";
   updateControls();
+  return (turn += 1);
 }
 
 /** Turns to the camera on the other side or, on a computer with several, to the next one. */
 async function switchCamera() {
   const { facing, stream } = camera;
   const { deviceId } = stream.getVideoTracks()[0].getSettings();
-  const other = facing === "user" ? "environment" : "user";
-  await startCamera({ facingMode: other });
-  if (camera?.stream.getVideoTracks()[0].getSettings().deviceId !== deviceId) return;
+  if (facing) { // else it was chosen by its place in the list
+    await startCamera({ facingMode: facing === "user" ? "environment" : "user" });
+    if (camera?.stream.getVideoTracks()[0].getSettings().deviceId !== deviceId) return;
+  }
   const devices = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
   const next = (devices.findIndex((device) => device.deviceId === deviceId) + 1) % devices.length;
   await startCamera({ deviceId: { exact: devices[next].deviceId } });
 }
 
 async function showPhoto(file) {
-  stopCamera();
+  const own = stopCamera();
   show("Searching for faces ...");
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) return showError(`${file.name} is not an image that this browser can read. Choose a JPEG or PNG.`);
   await new Promise((resolve) => setTimeout(resolve, 50)); // to show the message: the search blocks the page
+  if (own !== turn) return bitmap?.close();
+  if (!bitmap) return show(`${file.name} is not an image that this browser can read. Choose a JPEG or PNG.`, true);
   const zoom = Math.min(MAX_PHOTO_SIDE / Math.max(bitmap.width, bitmap.height), 1);
-  const image = readFrame(bitmap, Math.round(bitmap.width * zoom), Math.round(bitmap.height * zoom), false);
+  const [width, height] = [bitmap.width, bitmap.height].map((length) => Math.max(Math.round(length * zoom), 1));
+  const image = readFrame(bitmap, width, height, false);
   bitmap.close();
   const faces = await detector.detect(image);
+  if (own !== turn) return;
   present({ faces, status: "" });
-  record(faces, 0, 0, file.name);
+  record(faces, photos, photos, file.name);
+  if (csv) photos += 1;
   if (!faces.length) show("No face was found in this photo.");
-  updateControls();
 }
 
 /** Draws a video or an image on the hidden canvas `frame`; returns its ImageData. */
 function readFrame(source, width, height, mirrored) {
   if (frame.width !== width || frame.height !== height) Object.assign(frame, { width, height });
   frameContext.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored ? width : 0, 0);
+  frameContext.fillStyle = "white"; // behind transparent parts, as in Python
+  frameContext.fillRect(0, 0, width, height);
   frameContext.drawImage(source, 0, 0, width, height);
   return frameContext.getImageData(0, 0, width, height);
 }
@@ -279,11 +302,6 @@ function show(message, isError = false) {
   $.panel.classList.toggle("error", isError);
 }
 
-function showError(message) {
-  $.progress.hidden = true;
-  show(message, true);
-}
-
 function announce(text) {
   if (text === announced.text || now() - announced.seconds < ANNOUNCE_SECONDS) return;
   announced = { text, seconds: now() };
@@ -304,31 +322,38 @@ function updateControls() {
 }
 
 function toggleBars() {
-  if (!scene) return;
   $.bars.setAttribute("aria-pressed", String($.bars.getAttribute("aria-pressed") !== "true"));
-  draw();
+  if (scene) draw();
 }
 
 async function togglePause() {
-  if ($.video.paused) await $.video.play();
+  const paused = camera;
+  if ($.video.paused) await $.video.play().catch(() => {}); // the camera may close meanwhile
   else $.video.pause();
+  if (camera !== paused) return;
   camera.stamps = [];
   show($.video.paused ? "Paused." : "");
   updateControls();
 }
 
 function record(faces, timeSeconds, frameNumber, name) {
-  for (const { id, box, probabilities, label } of csv ? faces : []) {
-    const numbers = Array.from(probabilities, (probability) => probability.toFixed(4));
-    const picture = name && `"${name.replaceAll('"', '""')}"`; // it may hold a comma
-    csv.push([timeSeconds.toFixed(3), frameNumber, id, ...box, ...numbers, label, picture].join(","));
-  }
-  if (csv) updateControls();
+  if (!csv) return;
+  const safe = name.replace(/^[=+\-@\t\r]/, "'$&"); // a spreadsheet would run it
+  const picture = name && `"${safe.replaceAll('"', '""')}"`; // it may hold a comma
+  const rows = faces.map(({ id, box, probabilities, label }) => {
+    return [id, ...box, ...Array.from(probabilities, (probability) => probability.toFixed(4)), label];
+  });
+  if (name && !rows.length) rows.push([...Array(5 + EMOTIONS.length).fill(""), "no face"]);
+  for (const row of rows) csv.push([timeSeconds.toFixed(3), frameNumber, ...row, picture].join(","));
+  updateControls();
 }
 
 function toggleCsv() {
-  if (csv) save(new Blob([[CSV_HEADER, ...csv, ""].join("\n")], { type: "text/csv" }), "emotions", "csv");
+  const content = csv && [CSV_HEADER, ...csv, ""].join("\n");
+  const mark = /[^\0-\x7f]/.test(content) ? "\ufeff" : ""; // a spreadsheet needs it for names that are not ASCII
+  if (csv) save(new Blob([mark + content], { type: "text/csv" }), "emotions", "csv");
   csv = csv ? null : [];
+  photos = 0;
   updateControls();
 }
 
@@ -345,10 +370,14 @@ function save(blob, name, suffix) {
 
 function addListeners() {
   $.camera.addEventListener("click", () => (camera ? closeCamera() : startCamera()));
-  $.switch.addEventListener("click", switchCamera);
+  $.switch.addEventListener("click", async ({ detail }) => {
+    await switchCamera();
+    if (!detail) $.switch.focus(); // pressed by a key, it lost the focus while it was disabled
+  });
   $.photo.addEventListener("click", () => $.file.click());
   $.file.addEventListener("change", () => {
-    if ($.file.files.length) showPhoto($.file.files[0]);
+    const failed = (error) => show(`This photo cannot be searched (${error.message ?? error}). Choose another.`, true);
+    if ($.file.files.length) showPhoto($.file.files[0]).catch(failed);
     $.file.value = ""; // the same photo can be chosen again
   });
   $.pause.addEventListener("click", togglePause);
@@ -357,14 +386,14 @@ function addListeners() {
   $.snapshot.addEventListener("click", () => $.canvas.toBlob((blob) => save(blob, "snapshot", "png")));
   $.csv.addEventListener("click", toggleCsv);
   addEventListener("resize", () => scene && draw());
+  document.addEventListener("visibilitychange", keepScreenOn);
 }
 
 function closeCamera() {
-  stopCamera();
   scene = null;
+  stopCamera();
   $.canvas.hidden = true;
   show("The camera is off.");
-  updateControls();
 }
 
 const [owner, isGitHub] = location.hostname.split(/\.(github\.io)$/);
@@ -379,5 +408,5 @@ try {
   show("Ready. Start the camera or choose a photo.");
   update().catch(() => {}); // offline
 } catch (error) {
-  showError(error instanceof UserError ? error.message : `The page could not start (${error.message ?? error}).`);
+  show(error instanceof UserError ? error.message : `The page could not start (${error.message ?? error}).`, true);
 }

@@ -1,6 +1,6 @@
 // Keeps the page's files on the device, so that it works offline and loads nothing a second time.
 const VERSION = "development"; // site.mjs puts in a hash of all files, so that a changed page is noticed
-const PREFIX = "emotion-detector-";
+const PREFIX = `emotion-detector-${self.registration.scope}-`; // other folders of this host have their own
 const LITERT = ["lib/litert/index.js", "lib/litert/wasm-utils.js"];
 const SCRIPTS = ["page.js", "detector.js", "faces.js", "tracker.js", "overlay.js"];
 const SHELL = ["./", "index.html", ...SCRIPTS, "style.css", "licenses.txt", ...LITERT];
@@ -18,10 +18,14 @@ self.addEventListener("fetch", (event) => {
 async function install() {
   const cache = await caches.open(PREFIX + VERSION);
   const fresh = (url) => cache.add(new Request(url, { cache: "no-cache" }));
+  const renew = async ({ url }) => {
+    const response = await fetch(url, { cache: "no-cache" }); // without a connection, the older version stays
+    if (response.ok) await cache.put(url, response); // a file may no longer exist
+  };
   await Promise.all(SHELL.map(fresh));
   for (const name of await olderVersions()) {
     const stored = await (await caches.open(name)).keys();
-    await Promise.all(stored.map(({ url }) => fresh(url).catch(() => {}))); // a file may no longer exist
+    await Promise.all(stored.map(renew));
   }
 }
 

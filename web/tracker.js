@@ -12,7 +12,7 @@ const PATCH_SIZE = 24; // pixels: a face's last picture,
 const PATCH_MARGIN = 8; // the border around its place in which it is searched,
 const MIN_CORRELATION = 0.5; // and how well it must fit
 const CARRIED_SHARE = 0.3; // of a new picture while a face is only carried on: it may be drifting
-const COURSE_SECONDS = 1.0; // for which the course of a face before it met another counts: it may stop or turn
+const COURSE_SECONDS = 1.5; // for which the course of a face before it met another counts: it may stop or turn
 const APPEARANCE_SIZE = 12; // pixels: the crop that tells two faces apart
 const APPEARANCE_WEIGHT = 1.5; // of its difference, beside widths
 const SEARCH_SIDE = 640; // pixels: a frame is shrunk to this longer side for a search,
@@ -72,7 +72,6 @@ export class Face {
     this.smoothBox = [...centre(place.box), ...place.box.slice(2)];
     this.found = this.verified = place;
     this.checkedSeconds = this.supportedSeconds = this.seenSeconds = now;
-    this.alone = { place, seconds: now };
     this.tiltDegrees = place.tiltDegrees;
     this.move(gray, place, now);
   }
