@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -277,7 +278,7 @@ def damaged_lzma(tmp):
 
 
 def large_image(tmp):
-    image = cv2.imencode(".png", np.zeros((20_000, 20_000), np.uint8))[1].tobytes()
+    image = cv2.imencode(".png", np.zeros((48, 48), np.uint8))[1].tobytes()
     return packed(tmp / "a.zip", [("train/happy/a.png", image + bytes(2**24))])
 
 
@@ -320,8 +321,13 @@ HOSTILE = {
 def test_refuses_hostile_data_within_seconds_and_little_memory(kind, tmp_path):
     make, message = HOSTILE[kind]
     path = make(tmp_path)
-    with pytest.raises(DataError, match=message) as error:
-        load_fer2013(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message) as error:
+            load_fer2013(path)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
     assert "\n" not in str(error.value)
 
 

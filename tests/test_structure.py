@@ -1,6 +1,7 @@
 """The layout of docs and code: which folder may import which, and that no imports are circular."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -107,3 +108,13 @@ def test_the_page_has_the_numbers_of_python():
     shared = web.keys() & python.keys()
     assert len(shared) > 40
     assert {name: web[name] for name in shared} == {name: python[name] for name in shared}
+
+
+@pytest.mark.parametrize(("script", "page"), [("main", "README.md"), ("train", "docs/training.md")])
+def test_every_option_is_in_the_docs_and_no_other(script, page, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).parse_args(["--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    options = set(re.findall(r"--[a-z-]+", usage)) - {"--source", "--model", "--split"}  # these are explained elsewhere
+    rows = [line.split("|")[1] for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    assert {option for row in rows for option in re.findall(r"--[a-z-]+", row)} - {"--model"} == options

@@ -307,7 +307,12 @@ def test_a_missing_package_is_explained(monkeypatch, refused):
     assert "pip install -r requirements.txt" in refused(*ONE_EPOCH)
 
 
-BROKEN = [ImportError("DLL load failed"), ValueError("numpy.dtype size changed"), SystemError("bad call"), OSError("x")]
+BROKEN = [
+    ImportError("DLL load failed"),
+    ValueError("numpy.dtype size changed"),
+    SystemError("bad call"),
+    OSError("no shared object"),
+]
 
 
 @pytest.mark.parametrize("name", ["keras", "training.loop"])

@@ -2,7 +2,6 @@
 
 import json
 import pydoc
-import threading
 
 import cv2
 import numpy as np
@@ -129,21 +128,6 @@ def test_smoothing_belongs_to_the_face(detector, classifier, demo):
             raw = classifier.probabilities(crop_faces(to_gray(image), [first.box]))[0]
             assert np.allclose(first.probabilities, raw, atol=1e-6)
     assert first is not None
-
-
-def test_threads_may_share_a_classifier(classifier, demo):
-    results = {}
-
-    def work(number):
-        detector = EmotionDetector(classifier)
-        results[number] = [detector.detect(demo[i])[0].probabilities for i in range(3)]
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
 def test_refuses_missing_files(tmp_path, classifier):

@@ -103,7 +103,7 @@ def test_a_new_face_is_found_within_two_seconds(tracked, face):
     both = at(face, 400, 80, frame=at(face, 50, 80))
     tracked.update(at(face, 50, 80), 0.0)
     counts = [len(tracked.update(both, i / 30)) for i in range(1, 60)]
-    assert counts.index(2) <= 60
+    assert counts.index(2) <= 50
 
 
 def test_another_resolution_or_a_restarted_video_begins_anew(tracked, face):

@@ -238,6 +238,16 @@ def test_a_copy_in_a_folder_keeps_its_name_and_a_slash_makes_a_folder(tmp_path, 
     assert [path.name for path in (tmp_path / "copies.v1").iterdir()] == [name]
 
 
+def test_a_crash_leaves_what_a_webm_has_so_far_and_the_older_file(tmp_path):
+    (tmp_path / "a.webm").write_bytes(b"older")
+    recording = Recording(tmp_path / "a.webm", 30, live=False)
+    for i, image in enumerate(noise(60, 240, 320)):
+        recording.write(image, i / 30)
+    (partial,) = tmp_path.glob(".*.partial.webm")  # it is never closed
+    shutil.copy(partial, tmp_path / "left.webm")
+    assert len(read_video(tmp_path / "left.webm")[0]) > 10 and (tmp_path / "a.webm").read_bytes() == b"older"
+
+
 def test_a_folder_counts_only_the_files_that_are_there(tmp_path):
     with Outputs(tmp_path / "copies", [tmp_path / "a.mp4"], images=False, single=True) as outputs:
         source = SimpleNamespace(still=False, live=False, fps=30, name="a.mp4")

@@ -106,19 +106,19 @@ def test_a_real_window_ends_the_program(display, lite_network, image_file, tmp_p
 
 
 def test_an_arrow_key_shows_the_next_image(display, lite_network, demo, tmp_path):
-    images, log = [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "x.csv"
+    """All three are seen before the first one's second is over."""
+    images, log = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"], tmp_path / "x.csv"
     for image in images:
         cv2.imwrite(str(image), demo[0])
     process = start(*images, "--log", log, "--model", lite_network, DISPLAY=display)
     wait_until(log.exists)
-    time.sleep(0.3)
     [window] = xdotool(display, "search", "--name", "^Emotion Detector$")
-    for key in ("Right", "q"):
+    for key in ("Right", "Right", "q"):
         xdotool(display, "key", "--window", window, key)
-        time.sleep(1)
+        time.sleep(0.2)
     process.communicate(timeout=20)
     assert process.returncode == 0
-    assert list(pd.read_csv(log)["file"]) == ["a.png", "b.png"]
+    assert list(pd.read_csv(log)["file"]) == ["a.png", "b.png", "c.png"]
 
 
 def test_a_window_fits_every_image_and_the_screen_and_closes_alone(display):
@@ -182,10 +182,8 @@ def test_an_opencv_without_windows_names_the_one_with_them(monkeypatch, capsys, 
     assert "pip uninstall opencv-python-headless" in err and "display" not in err
 
 
-@pytest.mark.parametrize("platform, key", [("win32", "q"), ("darwin", "q"), ("linux", "q")])
-def test_caps_lock_disables_no_key(monkeypatch, platform, key):
-    monkeypatch.setattr(sys, "platform", platform)
+def test_caps_lock_disables_no_key(monkeypatch):
     monkeypatch.setattr(cv2, "namedWindow", lambda *args: None)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
     monkeypatch.setattr(cv2, "waitKeyEx", lambda _: ord("Q"))
-    assert window_module.Window("x").wait_key(0) == key
+    assert window_module.Window("x").wait_key(0) == "q"

@@ -1,5 +1,10 @@
 """Trainings with FER+'s votes: two outputs, resumed to the same weights, and what is refused."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -73,14 +78,23 @@ def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(v
     assert same(weights_of(whole / "best_model.keras"), weights_of(the_run(voted) / "best_model.keras"))
 
 
-def test_both_outputs_are_exported_under_their_names(voted):
-    assert train.main([*ONE_EPOCH, "--output", "x.keras"]) == 0
-    classifier, dataset = load_classifier("x.keras"), load_fer2013(voted)
-    table = export(classifier, voted / "x.keras", dataset, voted / "x.tflite", int8=False)
-    assert "FER-2013's labels" in table and "ten people's votes" in table
-    lite, faces = load_classifier("x.tflite"), dataset[PUBLIC_TEST].faces
-    assert lite.outputs == ("fer2013", "ferplus")
+def test_a_whole_training_replaces_the_network_and_its_export_and_one_command_undoes_it(voted, monkeypatch, capsys):
+    tables, older = [], {f"best_model{suffix}": f"older {suffix}" for suffix in finish.SUFFIXES}
+    for name, content in older.items():
+        Path(name).write_text(content)
+    monkeypatch.setattr(finish, "ENOUGH_FACES", 56)
+    monkeypatch.setattr(finish, "export", lambda *args, **options: tables.append(export(*args, **options)))
+    assert train.main(ONE_EPOCH) == 0
+    assert "FER-2013's labels" in tables[0] and "ten people's votes" in tables[0]
+    classifier, lite = load_classifier("best_model.keras"), load_classifier("best_model.tflite")
+    faces = load_fer2013(voted)[PUBLIC_TEST].faces
+    assert lite.outputs == classifier.outputs == ("fer2013", "ferplus")
     assert np.allclose(lite.all_probabilities(faces), classifier.all_probabilities(faces), atol=0.01)
+    assert lite.description["exported_from"]["sha256"] == classifier.description["sha256"]
+    assert {name: Path(name.replace(".", ".previous.", 1)).read_text() for name in older} == older
+    (undo,) = re.findall(r"Undo with: *python (.*)", capsys.readouterr().out)
+    subprocess.run(f'"{sys.executable}" {undo}', shell=True, check=True)
+    assert {name: Path(name).read_text() for name in older} == older
 
 
 def test_a_teacher_without_votes_cannot_teach_them(voted, monkeypatch, refused):
