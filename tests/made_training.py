@@ -1,6 +1,8 @@
 """What the tests of training share, beside the fixtures in training_fixtures.py."""
 
 import json
+import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -31,6 +33,20 @@ def press_ctrl_c_after(epochs, monkeypatch):
             raise error
 
     monkeypatch.setattr("evaluation.figures.draw_curves", draw)
+
+
+def interrupt(patch, name, count, action):
+    """Cut short the save of a file whose name begins so, the `count`-th, and then do something."""
+    save, saved = keras.Model.save, []
+
+    def interrupted(model, path, *args, **options):
+        save(model, path, *args, **options)
+        saved.append(Path(path).name.startswith(name))
+        if sum(saved) == count and saved[-1]:
+            os.truncate(path, 4096)
+            action()
+
+    patch.setattr(keras.Model, "save", interrupted)
 
 
 def full_disk(*args, **options):

@@ -95,20 +95,6 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-def interrupt(patch, name, count, action):
-    """Cut short the save of a file whose name begins so, the `count`-th, and then do something."""
-    save, saved = keras.Model.save, []
-
-    def interrupted(model, path, *args, **options):
-        save(model, path, *args, **options)
-        saved.append(Path(path).name.startswith(name))
-        if sum(saved) == count and saved[-1]:
-            os.truncate(path, 4096)
-            action()
-
-    patch.setattr(keras.Model, "save", interrupted)
-
-
 def assert_same_training(folder, finished):
     pd.testing.assert_frame_equal(history_of(the_run(folder)), history_of(the_run(finished)), check_exact=True)
     assert same(weights_of(folder / "out.keras"), weights_of(finished / "out.keras"))
@@ -126,31 +112,6 @@ def test_a_killed_process_loses_the_running_epoch_and_nothing_else(finished, fol
     load_classifier(run / "best_model.keras")  # whole
     assert not Path("out.keras").exists() and len(history_of(run)) == 7  # an epoch more than the backup
     assert train.main(["--resume"]) == 0
-    assert_same_training(folder, finished)
-
-
-def test_interrupted_again_and_again_a_training_ends_with_the_same_weights(finished, folder, monkeypatch, capsys):
-    def run_until(status, *words, name="", count=0, action=None):
-        with monkeypatch.context() as patch:
-            if name:
-                interrupt(patch, name, count, action)
-            assert train.main(list(words)) == status
-        assert "Continue with" in capsys.readouterr().out
-        load_classifier(the_run(folder) / "best_model.keras")  # whole
-
-    run_until(130, *ALL_PHASES, "--output", "out.keras", name="backup", count=2, action=press_ctrl_c)
-    run_until(2, "--resume", name="partial.best_model", count=2, action=full_disk)
-    with monkeypatch.context() as patch:  # before the soft labels of the first round are kept
-        patch.setattr(loop, "soft_labels", press_ctrl_c)
-        run_until(130, "--resume")
-    run_until(130, "--resume", name="backup", count=3, action=press_ctrl_c)  # in the middle of the second round
-    with monkeypatch.context() as patch:
-        patch.setattr(finish, "score_splits", full_disk)
-        run_until(2, "--resume")
-    monkeypatch.setattr(finish, "report", press_ctrl_c)
-    assert train.main(["--resume"]) == 130
-    output = capsys.readouterr().out
-    assert "--evaluate --model" in output and "out.keras is new" in output
     assert_same_training(folder, finished)
 
 

@@ -7,7 +7,7 @@ from made_training import ALL_PHASES, SMALL_RESNETS
 
 import model
 import train
-from evaluation import figures
+from evaluation import figures, robustness
 from training import finish
 
 
@@ -27,6 +27,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(model, "RESNETS", SMALL_RESNETS)
+        patch.setattr(robustness, "CONDITIONS", {"clean": robustness.CONDITIONS["clean"]})
         assert train.main([*ALL_PHASES, "--output", "out.keras"]) == 0
     return folder
 

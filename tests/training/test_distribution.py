@@ -136,9 +136,9 @@ def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path)
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
         "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
     }
-    folders = [tmp_path / "first", tmp_path / "second"]
+    folders, one_phase = [tmp_path / "first", tmp_path / "second"], ONE_EPOCH[2:6]
     processes = [
-        start(folder, KEEP_WHAT_WAS_SEEN, "--epochs", "2", KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
+        start(folder, KEEP_WHAT_WAS_SEEN, *one_phase, KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
         for number, folder in enumerate(folders)
     ]
     try:
@@ -153,6 +153,8 @@ def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path)
     first, second = (np.load(folder / f"seen{number}.npz") for number, folder in enumerate(folders))
     names = [name for name in first.files if name.startswith("weights")]
     assert names and all(np.array_equal(first[name], second[name]) for name in names)
+    probabilities = load_classifier(folders[0] / "out.keras").probabilities(np.zeros((1, 48, 48, 1), np.uint8))
+    assert np.allclose(probabilities.sum(), 1, atol=1e-5)  # on TensorFlow, too
     dataset = load_fer2013(folders[0] / "fer2013.csv")
     batches = make_batches(dataset["Training"], BatchSettings(batch_size=8, augmentation=None))
     for half, other_half, (faces, _) in zip(first["batches"], second["batches"], batches, strict=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from made_data import make_rows, write_csv, write_votes
 from made_training import (
@@ -14,9 +15,10 @@ from made_training import (
     ONE_EPOCH,
     SMALL_AND_EAGER,
     description_of,
+    full_disk,
     history_of,
+    interrupt,
     press_ctrl_c,
-    press_ctrl_c_after,
     same,
     the_run,
     weights_of,
@@ -25,7 +27,7 @@ from made_training import (
 import train
 from data import PUBLIC_TEST, load_fer2013
 from model import load_classifier
-from training import finish
+from training import finish, loop
 from training.export import export
 from training.losses import Agreement, VoteCrossentropy
 
@@ -59,7 +61,7 @@ def test_faces_without_votes_have_no_loss_no_gradient_and_no_accuracy():
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(voted, monkeypatch):
+def test_a_training_with_votes_interrupted_again_and_again_ends_with_the_same_weights(voted, monkeypatch, capsys):
     words = [*ALL_PHASES, "--no-mixed-precision", "--output", "x.keras"]
     assert train.main(words) == 0
     whole = the_run(voted)
@@ -71,11 +73,31 @@ def test_a_training_with_votes_has_two_outputs_and_resumes_to_the_same_weights(v
     history = history_of(whole)
     assert np.allclose(history["val_accuracy"], history[["val_fer2013_accuracy", "val_ferplus_accuracy"]].mean(axis=1))
 
-    press_ctrl_c_after(5, monkeypatch)  # in the first round of self-distillation
-    assert train.main(words) == 130
-    assert train.main(["--resume"]) == 0
-    assert the_run(voted) != whole
-    assert same(weights_of(whole / "best_model.keras"), weights_of(the_run(voted) / "best_model.keras"))
+    def run_until(status, *words, name="", count=0, action=None):
+        with monkeypatch.context() as patch:
+            if name:
+                interrupt(patch, name, count, action)
+            assert train.main(list(words)) == status
+        assert "Continue with" in capsys.readouterr().out
+        load_classifier(the_run(voted) / "best_model.keras")  # whole
+
+    whole_model = weights_of(voted / "x.keras")
+    run_until(130, *words, name="backup", count=2, action=press_ctrl_c)
+    run_until(2, "--resume", name="partial.best_model", count=2, action=full_disk)
+    with monkeypatch.context() as patch:  # before the soft labels of the first round are kept
+        patch.setattr(loop, "soft_labels", press_ctrl_c)
+        run_until(130, "--resume")
+    run_until(130, "--resume", name="backup", count=3, action=press_ctrl_c)  # in the middle of the second round
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "score_splits", full_disk)
+        run_until(2, "--resume")
+    monkeypatch.setattr(finish, "report", press_ctrl_c)
+    assert train.main(["--resume"]) == 130
+    output = capsys.readouterr().out
+    assert "--evaluate --model" in output and "x.keras is new" in output
+    assert the_run(voted) != whole and same(whole_model, weights_of(voted / "x.keras"))
+    pd.testing.assert_frame_equal(history_of(the_run(voted)), history, check_exact=True)
+    assert description_of(voted / "x.keras")["calibration"] == description["calibration"]
 
 
 def test_a_whole_training_replaces_the_network_and_its_export_and_one_command_undoes_it(voted, monkeypatch, capsys):
