@@ -170,6 +170,39 @@ test("a photo is searched, also one without a face, and a file that is none is r
   await waitForMessage(page, /^No face was found/);
   await page.setInputFiles("#file", join(folder, "expected.json"));
   await waitForMessage(page, /not an image/);
+  await page.click("#csv");
+  for (const [count, name] of [[1, "=1.png"], [0, "é.png"]]) {
+    await page.setInputFiles("#file", { name, mimeType: "image/png", buffer: readFileSync(join(folder, still(count).file)) });
+    await page.waitForFunction((lines) => document.getElementById("csv").textContent.endsWith(lines), `(${2 - count})`);
+  }
+  const [csv] = await Promise.all([page.waitForEvent("download"), page.click("#csv")]);
+  const [header, face, none] = readFileSync(await csv.path(), "utf8").split("\n");
+  assert.equal(header, `\ufeff${expected.csv_header}`);
+  assert.match(face, /^0\.000,0,1,.*,"'=1\.png"$/);
+  assert.equal(none, `1.000,1${",".repeat(13)}no face,"é.png"`);
+  const white = await page.evaluate(async () => {
+    const { readFrame } = await import("./page.js");
+    return readFrame(await createImageBitmap(new ImageData(64, 48)), 64, 48, false).data.every((level) => level === 255);
+  });
+  assert.ok(white); // what is transparent
+  assert.deepEqual(page.errors, []);
+  await page.context().close();
+});
+
+test("who comes last wins: a photo chosen while the camera starts, a camera started twice", async () => {
+  const page = await openPage(browser, site.url);
+  const state = () => page.evaluate(() => {
+    const text = (id) => document.getElementById(id).textContent;
+    return [text("camera"), text("message"), document.getElementById("video").srcObject !== null];
+  });
+  await page.evaluate(() => document.getElementById("camera").click());
+  await photo(page, still(1));
+  await page.waitForSelector("#canvas:visible");
+  await page.waitForTimeout(1500);
+  assert.deepEqual(await state(), ["Start camera", "", false]);
+  await page.evaluate(() => [0, 1].forEach(() => document.getElementById("camera").click()));
+  await page.waitForTimeout(1500);
+  assert.deepEqual(await state(), ["Stop camera", "", true]);
   assert.deepEqual(page.errors, []);
   await page.context().close();
 });
