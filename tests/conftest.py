@@ -7,11 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pytest
+# As many tests run at a time as there are cores, so more threads would only wait for each other.
+for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    os.environ.setdefault(name, "1")
 
-from live.opening import find_sources, open_entry
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from live.opening import find_sources, open_entry  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as train.py sets it: some tests import Keras earlier

@@ -65,9 +65,9 @@ def test_a_hidden_face_that_comes_back_keeps_its_number(tracker):
     assert [face.id for face in sorted(faces, key=lambda face: face.box[0])] == [standing, walking]
 
 
-@pytest.mark.parametrize("returns", [False, True], ids=["goes on", "returns"])
-@pytest.mark.parametrize("stop_seconds", [0.5, 2])
-@pytest.mark.parametrize("codes", [(6, 3), (3, 6)], ids=["neutral, happy", "happy, neutral"])
+@pytest.mark.parametrize(
+    "codes, stop_seconds, returns", [((6, 3), 0.5, False), ((6, 3), 2, True), ((3, 6), 0.5, True), ((3, 6), 2, False)]
+)
 def test_someone_as_large_who_stops_in_front_of_another_keeps_their_numbers(detector, codes, stop_seconds, returns):
     ids = []
     detector.reset()

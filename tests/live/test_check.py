@@ -76,11 +76,13 @@ def packages(check, tmp_path, monkeypatch):
 
 
 def test_check_names_what_is_installed_and_what_is_missing(packages, monkeypatch):
-    assert packages().startswith("ok") and f"opencv {cv2.__version__}" in packages() and "tensorflow" in packages()
+    line = packages()
+    assert line.startswith("ok") and f"opencv {cv2.__version__}" in line and "tensorflow" in line
     line = packages(hidden=["tensorflow"])
     assert line.startswith("FAIL") and line.endswith("-m pip install -r requirements.txt")
     assert packages("none.tflite", hidden=["tensorflow", "keras"]).startswith("ok")
     line = packages("none.tflite", hidden=["ai_edge_litert"])
     assert line.startswith("FAIL") and line.endswith("-m pip install -r requirements-live.txt")
     monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")
-    assert packages().startswith("FAIL") and packages().endswith("pip install no-such-backend")
+    line = packages()
+    assert line.startswith("FAIL") and line.endswith("pip install no-such-backend")

@@ -67,7 +67,7 @@ def test_interlaced_video_is_read_or_refused(run, tmp_path, name, codec, rate):
 
 
 @pytest.mark.parametrize("image", [flat(90, 240, 320), noise(1, 240, 320)[0]], ids=["flat", "detailed"])
-@pytest.mark.parametrize("name, codec", [("a.mp4", "mp4v"), ("a.webm", "VP90"), ("a.avi", "MJPG")])
+@pytest.mark.parametrize("name, codec", [("a.mp4", "mp4v"), ("a.webm", "VP80"), ("a.avi", "MJPG")])
 def test_a_video_that_stands_still_is_no_reason_to_refuse_it(run, tmp_path, name, codec, image):
     status, _, err = run(write_video(tmp_path / name, [image] * 120, codec=codec))
     assert status == 0 and err == ""

@@ -115,7 +115,7 @@ def test_an_arrow_key_shows_the_next_image(display, lite_network, demo, tmp_path
     [window] = xdotool(display, "search", "--name", "^Emotion Detector$")
     for key in ("Right", "Right", "q"):
         xdotool(display, "key", "--window", window, key)
-        time.sleep(0.2)
+        time.sleep(0.35)
     process.communicate(timeout=20)
     assert process.returncode == 0
     assert list(pd.read_csv(log)["file"]) == ["a.png", "b.png", "c.png"]

@@ -198,10 +198,10 @@ test("who comes last wins: a photo chosen while the camera starts, a camera star
   await page.evaluate(() => document.getElementById("camera").click());
   await photo(page, still(1));
   await page.waitForSelector("#canvas:visible");
-  await page.waitForTimeout(1500);
+  await page.waitForTimeout(800);
   assert.deepEqual(await state(), ["Start camera", "", false]);
   await page.evaluate(() => [0, 1].forEach(() => document.getElementById("camera").click()));
-  await page.waitForTimeout(1500);
+  await page.waitForTimeout(800);
   assert.deepEqual(await state(), ["Stop camera", "", true]);
   assert.deepEqual(page.errors, []);
   await page.context().close();
