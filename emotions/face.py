@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from emotions.faces import Found, centre, clip_box, crop_faces, cut_upright, rotated
+from emotions.faces import Found, centre, clip_box, cut_upright, rotated
 from emotions.overlay import draw_faces
 from emotions.smoothing import Smoother
 from model import EMOTIONS
@@ -19,8 +19,7 @@ VELOCITY_SECONDS = 0.2  # time constant of a face's velocity
 STRONG_EVIDENCE = 125  # windows: what is followed counts as at least so strong beside what is new
 PATCH_SIZE, PATCH_MARGIN, MIN_CORRELATION = 24, 8, 0.5  # pixels; how well a face's last picture must fit
 CARRIED_SHARE = 0.3  # of a new picture while a face is only carried on: it may be drifting
-COURSE_SECONDS = 1.5  # for which the course of a face before it met another counts: it may stop or turn
-APPEARANCE_SIZE, APPEARANCE_WEIGHT = 12, 1.5  # pixels: the crop that tells two faces apart; its weight beside widths
+APPEARANCE_SIZE = 12  # pixels: the crop that tells two faces apart
 
 
 @dataclass(eq=False)
@@ -107,23 +106,6 @@ class Face:
         distance = min(math.dist(centre(place.box), centre(each.box)) for each in expected) / self.found.box[2]
         size = abs(math.log(place.box[2] / self.found.box[2]))
         return None if distance > min(0.6 + 1.5 * missing_seconds, 2) or size > 0.5 else distance + size
-
-    def identity_cost(self, gray: np.ndarray, place: Found, now: float) -> float:
-        """Return the cost of a place in a frame that may be another face.
-
-        It rises with the distance from its course since it met the other, on which it may have stopped anywhere, and
-        with its change in size and appearance.
-        """
-        seen, seconds = self.alone
-        elapsed = now - seconds
-        start, way = np.array(centre(seen.box)), self.velocity * min(elapsed, HIDDEN_SECONDS)
-        gone = float(np.clip((centre(place.box) - start) @ way / max(way @ way, 1e-9), 0, 1))
-        off_course = min(math.dist(centre(place.box), start + gone * way) / seen.box[2], 1.0)
-        size = abs(math.log(place.box[2] / seen.box[2]))
-        appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
-        difference = 0.0 if self.appearance is None else 1 - float(appearance @ self.appearance)
-        course = max(1 - elapsed / COURSE_SECONDS, 0) * off_course
-        return course + size + APPEARANCE_WEIGHT * difference
 
     def carry(self, gray: np.ndarray, now: float) -> Found | None:
         """Return where its last picture fits best near its expected place, None if nowhere."""

@@ -5,8 +5,19 @@ import math
 
 import numpy as np
 
-from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face
-from emotions.faces import TURNS, Found, intersection, is_plausible, is_same_face, search_frame, search_near, verify
+from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face, appearance_of
+from emotions.faces import (
+    TURNS,
+    Found,
+    centre,
+    crop_faces,
+    intersection,
+    is_plausible,
+    is_same_face,
+    search_frame,
+    search_near,
+    verify,
+)
 
 SEARCH_SIDE, TURNED_SIDE = 640, 320  # pixels: a frame and its turned copies are shrunk to this longer side for a search
 SEARCH_SECONDS = 1.5  # between searches, and between those of turned copies, while every known face is in view
@@ -22,6 +33,8 @@ CHECK_SECONDS = 0.2  # after which a face in doubt is verified, again and again,
 CARRY_SECONDS = 1.0  # and for which it is carried on by its picture alone
 KNOWN_SHARE = 0.5  # of the usual evidence that a known face needs in verification
 INSIDE_SHARE = 0.5  # of a box: with less inside the frame, a face has left
+COURSE_SECONDS = 1.5  # for which the course of a face before it met another counts: it may stop or turn
+APPEARANCE_WEIGHT = 1.5  # of a difference in appearance, beside widths
 HIDDEN_SHARE, MEETING_SHARE = 0.3, 0.15  # of a box that another face covers: hidden behind it; beside it
 
 
@@ -163,10 +176,27 @@ def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float)
         near = [(face.distance(place, now), face) for face in faces]
         near = [(distance, face) for distance, face in near if distance is not None]
         if len(near) > 1:  # several faces may be this one
-            near = [(distance + face.identity_cost(gray, place, now), face) for distance, face in near]
+            near = [(distance + _identity_cost(gray, face, place, now), face) for distance, face in near]
         costs += [(distance, face.id, face, place) for distance, face in near]
     pairs = []
     for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):
         if not any(face is other or place is taken for other, taken in pairs):
             pairs.append((face, place))
     return pairs
+
+
+def _identity_cost(gray: np.ndarray, face: Face, place: Found, now: float) -> float:
+    """Return the cost of a face's being at a place in a frame where another may be, in widths.
+
+    It rises with the distance from its course since it met the other, on which it may have stopped anywhere, and with
+    its change in size and appearance.
+    """
+    seen, seconds = face.alone
+    elapsed = now - seconds
+    start, way = np.array(centre(seen.box)), face.velocity * min(elapsed, HIDDEN_SECONDS)
+    gone = float(np.clip((centre(place.box) - start) @ way / max(way @ way, 1e-9), 0, 1))
+    off_course = min(math.dist(centre(place.box), start + gone * way) / seen.box[2], 1.0)
+    size = abs(math.log(place.box[2] / seen.box[2]))
+    appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
+    difference = 0.0 if face.appearance is None else 1 - float(appearance @ face.appearance)
+    return max(1 - elapsed / COURSE_SECONDS, 0) * off_course + size + APPEARANCE_WEIGHT * difference
