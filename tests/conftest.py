@@ -23,14 +23,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 REAL_CAPTURE = cv2.VideoCapture
 
 
-SLOW = ("test_votes", "test_train", "test_distribution", "test_loop", "test_export")  # files that take a minute
-
-
-def pytest_collection_modifyitems(items):
-    """Begin with the slow files, so that both workers end at about the same time."""
-    items.sort(key=lambda item: item.path.stem not in SLOW)
-
-
 def run_code(code, cwd=REPOSITORY, **environment):
     """Run Python code as a process of its own, with these variables in its environment as well."""
     env = {**os.environ, **environment}
