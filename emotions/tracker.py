@@ -176,7 +176,8 @@ def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float)
         near = [(face.distance(place, now), face) for face in faces]
         near = [(distance, face) for distance, face in near if distance is not None]
         if len(near) > 1:  # several faces may be this one
-            near = [(distance + _identity_cost(gray, face, place, now), face) for distance, face in near]
+            appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
+            near = [(distance + _identity_cost(face, place, appearance, now), face) for distance, face in near]
         costs += [(distance, face.id, face, place) for distance, face in near]
     pairs = []
     for _, _, face, place in sorted(costs, key=lambda cost: cost[:2]):
@@ -185,8 +186,8 @@ def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float)
     return pairs
 
 
-def _identity_cost(gray: np.ndarray, face: Face, place: Found, now: float) -> float:
-    """Return the cost of a face's being at a place in a frame where another may be, in widths.
+def _identity_cost(face: Face, place: Found, appearance: np.ndarray, now: float) -> float:
+    """Return the cost of a face's being at a place, of this appearance, where another may be, in widths.
 
     It rises with the distance from its course since it met the other, on which it may have stopped anywhere, and with
     its change in size and appearance.
@@ -197,6 +198,5 @@ def _identity_cost(gray: np.ndarray, face: Face, place: Found, now: float) -> fl
     gone = float(np.clip((centre(place.box) - start) @ way / max(way @ way, 1e-9), 0, 1))
     off_course = min(math.dist(centre(place.box), start + gone * way) / seen.box[2], 1.0)
     size = abs(math.log(place.box[2] / seen.box[2]))
-    appearance = appearance_of(crop_faces(gray, [place.box], [place.tilt_degrees])[0])
     difference = 0.0 if face.appearance is None else 1 - float(appearance @ face.appearance)
     return max(1 - elapsed / COURSE_SECONDS, 0) * off_course + size + APPEARANCE_WEIGHT * difference

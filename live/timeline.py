@@ -37,7 +37,7 @@ class Timeline(Closable):
         for face in faces if self._frames % self._step == 0 else ():
             row = frame.time_seconds, face.label, np.float32(face.probabilities)
             self._rows.setdefault(face.id, []).append(row)
-        if max(map(len, self._rows.values()), default=0) > MOST_ROWS:
+        if any(len(self._rows.get(face.id, ())) > MOST_ROWS for face in faces):
             self._step *= 2
             for rows in self._rows.values():
                 del rows[1::2]

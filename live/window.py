@@ -96,9 +96,8 @@ class Window(Closable):
         self.closed = self._was_visible and visible < 1 and sys.platform != "darwin"
         if code < 0:
             return ""
-        return (
-            SPECIAL_KEYS.get(code) or SPECIAL_KEYS.get(code & 0xFFFF) or chr(code & 0xFFFF).lower()
-        )  # Caps Lock is no reason
+        key = SPECIAL_KEYS.get(code) or SPECIAL_KEYS.get(code & 0xFFFF) or chr(code & 0xFFFF)
+        return key.lower()  # with Caps Lock, too
 
     def close(self) -> None:
         with contextlib.suppress(cv2.error):  # it is gone already

@@ -18,7 +18,6 @@ from common.cli import printable
 from common.files import atomic_path
 from data import PUBLIC_TEST, TRAINING
 from evaluation import metrics
-from evaluation.metrics import predict
 from evaluation.report import NAMES
 from model import (
     EMOTIONS,
@@ -50,7 +49,7 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
     network cannot be converted or a conversion predicts something else.
     """
     validation = dataset[PUBLIC_TEST]
-    reference = predict(classifier.all_probabilities, validation.faces)  # (n, outputs, 7)
+    reference = metrics.predict(classifier.all_probabilities, validation.faces)  # (n, outputs, 7)
     agreement = compare(classifier, reference, reference, validation)
     labels = "".join(f"{NAMES[name]:>20}" for name in agreement["accuracy"])
     lines = [f"{f'accuracy on {PUBLIC_TEST}':44}{labels}   same prediction      size"]
@@ -60,7 +59,7 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
     files, contents = {}, convert_all(classifier.model, kinds, dataset[TRAINING].faces)
     for (quantization, path), content in zip(kinds.items(), contents, strict=True):
         converted = Classifier(*lite_predict(content), {})
-        probabilities = predict(converted.all_probabilities, validation.faces)
+        probabilities = metrics.predict(converted.all_probabilities, validation.faces)
         agreement = compare(classifier, probabilities, reference, validation)
         agrees = agreement["moved_probability"] <= MOST_MOVED and agreement["equal_predictions"] >= LEAST_EQUAL
         if not agrees:  # NaN included

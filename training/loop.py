@@ -239,10 +239,9 @@ class Progress(keras.callbacks.ProgbarLogger):
         if self.start_seconds < math.inf:
             pixels = [phase_at(each, self.options).image_size ** 2 for each in range(epoch, self.options.epochs)]
             minutes = round((time.monotonic() - self.start_seconds) * sum(pixels[1:]) / pixels[0] / 60)
-            print(
-                f"The training takes about {minutes // 60} h {minutes % 60:02} min more." if minutes else "", flush=True
-            )
-            self.start_seconds = math.inf
+            self.start_seconds = math.inf  # said once
+            if minutes:
+                print(f"The training takes about {minutes // 60} h {minutes % 60:02} min more.", flush=True)
 
 
 def make_callbacks(run: Run, data_sha256: str) -> list:

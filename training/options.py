@@ -90,19 +90,9 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("data and run").add_argument
     seed, model = number(0, 2**32 - 1, int), {"type": Path, "metavar": "MODEL.keras"}
     add("--data", type=Path, metavar="PATH", help="FER-2013: .csv, .zip or folder (default: data/ or fer2013/)")
-    add(
-        "--votes",
-        type=Path,
-        metavar="FILE.csv",
-        help="FER+'s votes (default: fer2013new.csv beside the data)",
-    )
+    add("--votes", type=Path, metavar="FILE.csv", help="FER+'s votes (default: fer2013new.csv beside the data)")
     add("--fraction", type=number(0.001, 1), metavar="SHARE", help="share of the training faces to use")
-    add(
-        "--augmentation",
-        type=number(0, 1),
-        metavar="STRENGTH",
-        help="strength of random changes, 0 (none) to 1",
-    )
+    add("--augmentation", type=number(0, 1), metavar="STRENGTH", help="strength of random changes, 0 (none) to 1")
     add("--camera-noise", action="store_true", help="also blur half of the faces and add noise to half")
     add("--mixup", type=number(0), metavar="ALPHA", help="blend pairs of faces, with shares from Beta(ALPHA, ALPHA)")
     add("--seed", type=seed, help="fixes the first weights, the order of the faces and their augmentation")

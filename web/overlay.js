@@ -49,7 +49,7 @@ export class Overlay {
     this._drawText(text, lefts[Number(covered[1] < covered[0])], 0, size, "white", "black");
   }
 
-  /** Returns the labels. Bars never cover a face, a label or other bars; where there is no room for them, they are left out. */
+  /** Returns the labels. Bars never cover a face, a label or other bars; where there is no room, they are left out. */
   _drawFaces(faces, bars, screen) {
     const size = LABEL_SIZE / screen;
     const labels = faces.map((face) => this._label(face, size, faces.length > 1));

@@ -376,8 +376,8 @@ function addListeners() {
   });
   $.photo.addEventListener("click", () => $.file.click());
   $.file.addEventListener("change", () => {
-    const failed = (error) => show(`This photo cannot be searched (${error.message ?? error}). Choose another.`, true);
-    if ($.file.files.length) showPhoto($.file.files[0]).catch(failed);
+    const tell = (error) => show(`This photo cannot be searched (${error.message ?? error}). Choose another.`, true);
+    if ($.file.files.length) showPhoto($.file.files[0]).catch(tell);
     $.file.value = ""; // the same photo can be chosen again
   });
   $.pause.addEventListener("click", togglePause);
