@@ -6,15 +6,12 @@ python main.py photos/ --no-window   a line for every photo
 """
 
 import argparse
-import contextlib
 import os
 import signal
-import sys
-import threading
 from pathlib import Path
 
 from common import signals
-from common.cli import HelpFormatter, Parser, explain_import_error, number, prepare_streams, warn
+from common.cli import HelpFormatter, Parser, end_process, explain_import_error, number, prepare_streams, warn
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {  # of the libraries, unless it is set already
@@ -55,7 +52,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument("--labels", choices=("ferplus", "fer2013"), help=labels)
     group.add_argument(
         "--threshold", type=number(0, 1), default=0.35,
-        help="below this probability the label is uncertain; 99.7 %% of PublicTest's faces reach 0.35, and on 86 %% of "
+        help="below this probability the label is uncertain; 99.6 %% of PublicTest's faces reach 0.35, and on 86 %% of "
         "them the label is what most people see (97 %% and 88 %% at 0.5)",
     )  # fmt: skip
     seconds = {"type": number(0, 3600), "default": 0.18, "metavar": "SECONDS"}
@@ -101,20 +98,7 @@ def main(argv=None) -> int:
     return 2
 
 
-def leave(status: int) -> None:
-    """End the program with this exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError):  # it is full, or its reader has gone: Python would complain once more
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if any(thread.daemon for thread in threading.enumerate()):  # still importing TensorFlow, or a camera that hangs:
-        os._exit(status)  # it would delay a normal exit or crash in it
-    sys.exit(status)
-
-
 if __name__ == "__main__":
     prepare_streams()
     signals.handle_stops(signals.leave)
-    leave(main())
+    end_process(main())

@@ -246,6 +246,13 @@ def fold_temperature(model, temperature: float, labels: str = FER2013) -> None:
     layer.set_weights([weights / np.float32(temperature) for weights in layer.get_weights()])
 
 
+def raise_logits(model, amounts: dict[str, float], labels: str) -> None:
+    """Raise a Keras model's logits of some emotions by these amounts, in the weights of the output layer."""
+    layer = output_layer(model, labels)
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel, bias + np.float32([amounts.get(emotion, 0.0) for emotion in EMOTIONS])])
+
+
 def coverage(labels: np.ndarray, probabilities: np.ndarray, thresholds=THRESHOLDS) -> list[dict]:
     """Return for each threshold on the confidence the share of faces that reach it and the accuracy on these."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels

@@ -26,7 +26,7 @@ from made_training import (
 
 import train
 from data import PUBLIC_TEST, load_fer2013
-from model import load_classifier
+from model import EMOTIONS, load_classifier
 from training import finish, loop
 from training.export import export
 from training.losses import Agreement, VoteCrossentropy
@@ -62,7 +62,7 @@ def test_faces_without_votes_have_no_loss_no_gradient_and_no_accuracy():
 
 
 def test_a_training_with_votes_interrupted_again_and_again_ends_with_the_same_weights(voted, monkeypatch, capsys):
-    words = [*ALL_PHASES, "--no-mixed-precision", "--output", "x.keras"]
+    words = [*ALL_PHASES, "--batch-size", "56", "--no-mixed-precision", "--output", "x.keras"]
     assert train.main(words) == 0
     whole = the_run(voted)
     classifier = load_classifier("x.keras")
@@ -91,13 +91,24 @@ def test_a_training_with_votes_interrupted_again_and_again_ends_with_the_same_we
     with monkeypatch.context() as patch:
         patch.setattr(finish, "score_splits", full_disk)
         run_until(2, "--resume")
+    uncalibrated = keras.saving.load_model(the_run(voted) / "best_model.keras", compile=False)
     monkeypatch.setattr(finish, "report", press_ctrl_c)
     assert train.main(["--resume"]) == 130
     output = capsys.readouterr().out
     assert "--evaluate --model" in output and "x.keras is new" in output
     assert the_run(voted) != whole and same(whole_model, weights_of(voted / "x.keras"))
     pd.testing.assert_frame_equal(history_of(the_run(voted)), history, check_exact=True)
-    assert description_of(voted / "x.keras")["calibration"] == description["calibration"]
+    calibration = description_of(voted / "x.keras")["calibration"]
+    assert calibration == description["calibration"]
+    raised = {"fer2013": {}, "ferplus": calibration["ferplus"]["logit_adjustment"]}
+    assert raised["ferplus"]["fear"] > raised["ferplus"]["disgust"] > 0  # they are rare among votes
+    for name, of_output in (("fer2013", calibration), ("ferplus", calibration["ferplus"])):
+        (kernel, bias), (kernel_before, bias_before) = (
+            model.get_layer(name).get_weights() for model in (classifier.model, uncalibrated)
+        )
+        assert np.allclose(kernel * of_output["temperature"], kernel_before, rtol=1e-4)
+        expected = [raised[name].get(emotion, 0) for emotion in EMOTIONS]
+        assert np.allclose(bias * of_output["temperature"] - bias_before, expected, atol=1e-4)
 
 
 def test_a_whole_training_replaces_the_network_and_its_export_and_one_command_undoes_it(voted, monkeypatch, capsys):
