@@ -9,7 +9,6 @@ import csv
 import functools
 import gzip
 import hashlib
-import io
 import itertools
 import sys
 import warnings
@@ -45,7 +44,7 @@ SPLIT_FOLDERS = {
 VOTES_FILE = "fer2013new.csv"
 # FER+'s columns in its own order: ten people's votes, the last three for none of the seven emotions.
 VOTE_COLUMNS = (
-    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",
+    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf",
 )  # fmt: skip
 VOTE_ORDER = [4, 5, 6, 1, 3, 2, 0]  # the columns of Kaggle's codes 0..6
 MIN_VOTE_AGREEMENT = 0.4  # with FER-2013's labels; 0.65 in the original order, 0.2 in any other
@@ -191,44 +190,43 @@ def _csv_columns(file) -> list[str] | None:
     """Return the lower-case column names where a file is a table with emotion and pixels, else None."""
     if not file.name.lower().endswith((".csv", ".csv.gz")):
         return None
-    try:
-        with _open(file) as stream:
-            header = next(csv.reader([stream.readline(1000).decode("utf-8-sig")], skipinitialspace=True), [])
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile):
-        return None
-    columns = [name.strip().lower() for name in header]
-    return columns if {"emotion", "pixels"} <= set(columns) else None
+    with contextlib.suppress(DataError, gzip.BadGzipFile, StopIteration):
+        columns = _columns(next(_rows(file)))
+        return columns if {"emotion", "pixels"} <= set(columns) else None
+
+
+def _rows(file):
+    """Yield the number of every row of a table, as an editor counts, and its cells as text; the header comes first."""
+    with _open(file) as stream:
+        table = csv.reader(_lines(stream, file), skipinitialspace=True)
+        try:
+            for cells in table:
+                if table.line_num > MAX_FACES:
+                    raise DataError(f"{file} has more than {MAX_FACES:,} rows, where FER-2013 has 35,887.")
+                yield table.line_num, [cell.strip() for cell in cells]
+        except csv.Error as error:
+            raise DataError(f"{file}, row {table.line_num}: {error}. Download the data set again.") from error
+
+
+def _lines(stream, file):
+    """Yield lines as text. Raises `DataError` at one longer than a face, which an archive can unpack to any size."""
+    while line := stream.readline(LINE_BYTES):
+        if len(line) == LINE_BYTES:
+            raise DataError(f"{file} has a line of more than {LINE_BYTES:,} bytes. Download the data set again.")
+        yield line.decode("utf-8-sig", "replace")
+
+
+def _columns(header: tuple[int, list[str]]) -> list[str]:
+    return [name.lower() for name in header[1]]
 
 
 @contextlib.contextmanager
 def _open(file):
-    """Open a file of a folder or an archive as bytes, unpacking .gz on the way; its lines are of limited length."""
+    """Open a file of a folder or an archive as bytes, unpacking .gz on the way."""
     if not file.is_file():  # a pipe would be waited for, and a device has no end
         raise FileNotFoundError(f"there is no file {file}")
-    is_gzip = file.name.lower().endswith(".gz")
-    with (
-        file.open("rb") as stream,
-        gzip.GzipFile(fileobj=stream) if is_gzip else contextlib.nullcontext(stream) as content,
-    ):
-        yield io.BufferedReader(_Lines(content, file))
-
-
-class _Lines(io.RawIOBase):
-    """A table's bytes. Raises `DataError` at a line longer than a face, which an archive can unpack to any size."""
-
-    def __init__(self, content, source):
-        self.content, self.source, self.length = content, source, 0  # length: of the line so far
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        block = self.content.read(min(len(buffer), LINE_BYTES))
-        self.length = len(block) - block.rfind(b"\n") - 1 + (0 if b"\n" in block else self.length)
-        if self.length > LINE_BYTES:
-            raise DataError(f"{self.source} has a line of more than {LINE_BYTES:,} bytes. Download the data set again.")
-        buffer[: len(block)] = block
-        return len(block)
+    with file.open("rb") as stream:
+        yield gzip.GzipFile(fileobj=stream) if file.name.lower().endswith(".gz") else stream
 
 
 def _raise_if_any(errors: list[str], source) -> None:
@@ -251,62 +249,43 @@ def _counted(faces):
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
     errors, faces, labels, usages = [], [], [], []
-    row = 1  # as an editor counts, the header being row 1
-    try:
-        with _open(file) as stream, warnings.catch_warnings():
-            warnings.filterwarnings("error", "string or file could not", DeprecationWarning)  # text instead of numbers
-            # All as text: pandas would turn damaged numbers into floats or NaN silently. And no index: if rows end in a
-            # comma, it would take the first column for one and shift the others.
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            chunks = pd.read_csv(
-                stream, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=2048, index_col=False,
-                encoding="utf-8-sig", skip_blank_lines=False,
-            )  # fmt: skip
-            for row, (emotion, pixels, usage) in enumerate(_counted(_rows(chunks)), 2):
-                if row > MAX_FACES:
-                    raise DataError(f"{file} has more than {MAX_FACES:,} rows, where FER-2013 has 35,887.")
-                if not (emotion or pixels or usage):
-                    continue
-                face, label, error = _parse_row(emotion, pixels, usage)
-                if error:
-                    errors.append(f"row {row}: {error}")
-                else:
-                    faces.append(face)
-                    labels.append(label)
-                    usages.append(usage)
-    except pd.errors.ParserError as error:  # names the row itself
-        raise DataError(
-            f"{file}: {' '.join(str(error).split())}. Download the data set again or correct it."
-        ) from error
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise DataError(f"{file}, after row {row}: {error}. Download the data set again.") from error
+    rows = _rows(file)
+    columns = _columns(next(rows, (1, [])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # NumPy's for text instead of numbers
+        for row, cells in _counted(rows):
+            if not any(cells):
+                continue
+            try:
+                if any(cells[len(columns) :]):
+                    raise ValueError(f"{len(cells)} cells instead of {len(columns)}")
+                cells = dict(itertools.zip_longest(columns, cells, fillvalue=""))
+                face, label, usage = _parse_row(cells["emotion"], cells["pixels"], cells.get("usage", TRAINING))
+            except ValueError as error:
+                errors.append(f"row {row}: {error}")
+            else:
+                faces.append(face)
+                labels.append(label)
+                usages.append(usage)
     _raise_if_any(errors, file)
     return _split(faces, labels, usages), []
 
 
-def _rows(chunks):
-    """Yield emotion, pixels and usage, as text, of every row of a table that comes in parts."""
-    for chunk in chunks:
-        chunk.columns = [name.strip().lower() for name in chunk.columns]
-        usage = chunk["usage"].str.strip() if "usage" in chunk else itertools.repeat(TRAINING)
-        yield from zip(chunk["emotion"].str.strip(), chunk["pixels"], usage, strict=False)
-
-
-def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray | None, int, str]:
-    """Return the face uint8 (48, 48, 1), its label, and "", or what is wrong with the row."""
+def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray, int, str]:
+    """Return the face uint8 (48, 48, 1), its label and its split. Raises `ValueError`."""
     if usage not in SPLITS:
-        return None, 0, f"Usage is {usage[:20]!r}, not one of {', '.join(SPLITS)}"
+        raise ValueError(f"Usage is {usage[:20]!r}, not one of {', '.join(SPLITS)}")
     if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
-        return None, 0, f"emotion is {emotion[:20]!r}, not a whole number from 0 to 6"
+        raise ValueError(f"emotion is {emotion[:20]!r}, not a whole number from 0 to 6")
     try:
         face = np.fromstring(pixels, dtype=np.int64, sep=" ")  # parsed wide: as uint8, 300 would become 44
-    except (DeprecationWarning, ValueError):
-        return None, 0, "pixels holds something that is not a whole number"
+    except (DeprecationWarning, ValueError) as error:
+        raise ValueError("pixels holds something that is not a whole number") from error
     if len(face) != PIXELS:
-        return None, 0, f"{len(face)} pixels instead of {PIXELS}"
+        raise ValueError(f"{len(face)} pixels instead of {PIXELS}")
     if face.min() < 0 or face.max() > 255:
-        return None, 0, f"a pixel is {face.min() if face.min() < 0 else face.max()}, outside 0 to 255"
-    return face.astype(np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 1), int(emotion), ""
+        raise ValueError(f"a pixel is {face.min() if face.min() < 0 else face.max()}, outside 0 to 255")
+    return face.astype(np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 1), int(emotion), usage
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
@@ -423,23 +402,17 @@ def _add_votes(splits: dict[str, Split], found, path) -> list[str]:
 
 def _read_votes(file) -> pd.DataFrame:
     """Return FER+'s table with the columns usage and `VOTE_COLUMNS`."""
-    try:
-        with _open(file) as stream:
-            table = pd.read_csv(stream, encoding="utf-8-sig", skipinitialspace=True, nrows=MAX_FACES)
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:  # pandas' errors among them
-        raise DataError(f"{file} cannot be read ({error}). Download it again.") from error
-    names = {name.lower(): name for name in VOTE_COLUMNS}
-    table.columns = [names.get(str(name).strip().lower(), str(name).strip().lower()) for name in table.columns]
-    missing = [name for name in ("usage", *VOTE_COLUMNS) if name not in table]
+    rows = _rows(file)
+    columns = _columns(next(rows, (1, [])))
+    missing = [name for name in ("usage", *VOTE_COLUMNS) if name not in columns]
     if missing:
         raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}.")
+    table = pd.DataFrame([dict(zip(columns, cells, strict=False)) for _, cells in rows if cells], columns=columns)
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     wrong = np.flatnonzero(~(votes.ge(0) & votes.le(100) & (votes % 1 == 0)).all(axis=1))
     if len(wrong):
         raise DataError(f"{file}, row {wrong[0] + 2}: votes must be whole numbers from 0 to 100. Download it again.")
-    return table.assign(usage=table["usage"].astype(str).str.strip())
+    return votes.assign(usage=table["usage"])
 
 
 def vote_targets(votes: np.ndarray) -> np.ndarray:

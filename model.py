@@ -209,7 +209,8 @@ def fold_symmetric_kernels(model):
     replaced = {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.AveragePooling2D) and _halves_evenly(layer):
-            replaced[layer.name] = _pooling_layer(layer.dtype_policy)
+            quarters = {"use_bias": False, "depthwise_initializer": keras.initializers.Constant(0.25)}
+            replaced[layer.name] = keras.layers.DepthwiseConv2D(2, 2, dtype=layer.dtype_policy, **quarters)
         normalization = _only_follower(layer)
         if isinstance(layer, keras.layers.Conv2D) and normalizes_maps(normalization):
             kernel, offset = _fuse(layer, normalization)
@@ -224,21 +225,10 @@ def fold_symmetric_kernels(model):
         return replaced[layer.name] if layer.name in replaced else layer.from_config(layer.get_config())
 
     folded = keras.models.clone_model(model, clone_function=replace)
-    for layer in folded.layers:
-        if layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+    for layer in model.layers:
+        if layer.name not in replaced:
+            folded.get_layer(layer.name).set_weights(layer.get_weights())
     return folded
-
-
-def _pooling_layer(dtype):
-    import keras
-    from keras import ops
-
-    class PoolingByConvolution(keras.layers.Layer):
-        def call(self, x):
-            return ops.depthwise_conv(x, ops.full((2, 2, x.shape[-1], 1), 0.25, x.dtype), strides=2, padding="valid")
-
-    return PoolingByConvolution(dtype=dtype)
 
 
 def _folded_layer(kernel, offset, relu: bool, dtype):

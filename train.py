@@ -16,7 +16,7 @@ import signal
 import sys
 
 from common import signals
-from common.cli import explain_import_error, prepare_streams, warn
+from common.cli import end_process, explain_import_error, prepare_streams, warn
 from training.options import parse_args
 
 
@@ -88,16 +88,6 @@ def explain(error: Exception) -> str:
         place, reason = error.filename or "the folder of the training", str(error).partition("\n")[0]
         return f"The disk with {place} is full, or your share of it ({reason}). Free some space, then go on."
     return str(error)
-
-
-def end_process(status: int) -> None:
-    """End Python with an exit status; after Ctrl-C at once, for everything is kept and TensorFlow might not hurry.
-
-    A thread of TensorFlow's that tunes how batches are read ahead sleeps up to a minute and can miss the end.
-    """
-    if status == 130 and "tensorflow" in sys.modules:
-        os._exit(status)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

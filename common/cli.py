@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import difflib
+import os
 import sys
+import threading
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,3 +69,20 @@ def prepare_streams() -> None:
     """Let a redirected stdout take every character: on Windows it knows those of one language only."""
     with contextlib.suppress(AttributeError):  # there may be no stdout
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def end_process(status: int) -> None:
+    """End Python with an exit status; at once where a thread might delay a normal end, or crash in it.
+
+    It may still import TensorFlow, tune how TensorFlow reads batches ahead, or wait for a camera that hangs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError):  # it is full, or its reader has gone: Python would complain once more
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    stopped_training = status == 130 and "tensorflow" in sys.modules  # everything is kept
+    if stopped_training or any(thread.daemon for thread in threading.enumerate()):
+        os._exit(status)
+    sys.exit(status)

@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 import itertools
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from common.cli import printable, warn
 from emotions import EmotionDetector, Face
 from live.logs import Log
 from live.opening import find_sources, is_camera, open_entry
-from live.sinks import OutputError, Outputs, refuse_overwriting, refuse_sharing
+from live.sinks import FILE_GAP_SECONDS, OutputError, Outputs, refuse_overwriting
 from live.sources import Frame, Source, SourceError, without_secrets
-from live.statistics import RATE_FRAMES, Results, Statistics, frame_rate
+from live.statistics import Results, Statistics
 from live.timeline import Timeline
-from live.view import Pace, View
+from live.view import View
 from live.window import DisplayProbe, Window
 from model import EMOTIONS, description_path, load_classifier, shipped_model
 
@@ -70,7 +70,7 @@ class App:
     def use(self, source: Source, recording=None, mirror: bool = False) -> None:
         """Continue with another source."""
         self.source, self.recording, self.mirror = source, recording, mirror
-        self._pace, self._stamps = Pace(source), deque(maxlen=RATE_FRAMES)
+        self._due_seconds, self._last_seconds = -math.inf, 0.0  # until when a frame is shown; its time in the source
         self._frames = iter(source)
         self._error = self._name = ""  # of the last frame; of the image that is shown
         self._skip = False  # the rest of the time for which an image or video is shown
@@ -101,7 +101,7 @@ class App:
                 self.statistics.milliseconds["reading"].append(1000 * (time.perf_counter() - start))
                 self._process(frame)
                 if self.window:
-                    self._hold(self._pace.due(frame.time_seconds))
+                    self._hold(frame.time_seconds)
             elif not (self.source.still and last and self._wait_for_back()):
                 break
             if self._skip and not self.source.still:
@@ -126,7 +126,6 @@ class App:
             warn(f"main.py: {frame.error}")
         self._error = frame.error
         if self.window or self.recording:
-            self._stamps.append(time.perf_counter())
             with self.statistics.timed("drawing"):
                 self.view.update(image, faces, frame.error)
         if self.recording and not frame.again:
@@ -143,15 +142,22 @@ class App:
                 log.write(frame, faces)
         return faces
 
-    def _hold(self, due_seconds: float) -> None:
-        """Show the frame until it is due, and while paused."""
+    def _hold(self, time_seconds: float) -> None:
+        """Show an image for a second, a video's frame for its time, a live one not at all; and while paused."""
+        due_seconds = now = time.perf_counter()
+        if self.source.still:
+            due_seconds += 1 / self.source.fps
+        elif not self.source.live:  # a frame that is late delays the rest
+            step = time_seconds - self._last_seconds
+            due_seconds = max(self._due_seconds + (step if step < FILE_GAP_SECONDS else 0), now)
+        self._due_seconds, self._last_seconds = due_seconds, time_seconds
         self._show(max(due_seconds - time.perf_counter(), 0.001))
         while not (self.quit or self._skip) and (self.paused or due_seconds - time.perf_counter() > 0.001):
             self._show(0.03 if self.paused else due_seconds - time.perf_counter())
 
     def _show(self, wait_seconds: float, message: str = "") -> None:
         """Show the frame and wait for a key."""
-        status = "" if self._error else self._name or frame_rate(self._stamps)
+        status = "" if self._error else self._name or self.statistics.frame_rate
         if self._name and not message:
             message = IMAGE_KEYS if self.source.frame_count > 1 else "q: close"
         self.window.show(self.view.rendered(status, PAUSED if self.paused else message))
@@ -163,7 +169,6 @@ class App:
         elif key == " ":
             self.paused = not self.paused  # a pause counts neither for the frame rate nor in a camera's recording
             self.statistics.interrupt()
-            self._stamps.clear()
             if self.recording and self.source.live:
                 self.recording.pause()
         elif key == "s":
@@ -251,7 +256,6 @@ def _open_sinks(args: argparse.Namespace, entries: list, stack: contextlib.ExitS
     files = images + [entry for entry in entries if isinstance(entry, Path)]
     outputs = [Path(path) for path in (args.output, args.log, args.timeline) if path]
     refuse_overwriting(outputs, files)
-    refuse_sharing(outputs)
     count = len(files) + sum(isinstance(entry, str) for entry in entries)
     sinks = [stack.enter_context(Outputs(args.output, files, images=len(images) == count, single=count == 1))]
     if args.log:

@@ -1,7 +1,6 @@
 """Where annotated frames go: an image file, a video file, a folder."""
 
 import contextlib
-import itertools
 import math
 import os
 import re
@@ -185,7 +184,7 @@ class Outputs(Closable):
             check_output(path, IMAGE_FORMATS if images and single else tuple(CODECS))
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
             raise OutputError(why)
-        refuse_overwriting([path / file.name for file in files] if self._folder else [path], files)
+        refuse_overwriting({path / file.name for file in files} if self._folder else {path}, files)
 
     def open(self, source: Source):
         """Return a context manager for where the frames of the next source go: a recording, images, or None."""
@@ -243,16 +242,11 @@ class Outputs(Closable):
 
 
 def refuse_overwriting(outputs, sources) -> None:
-    """Raise `OutputError` if one of the output paths is one of the source files."""
-    taken = {(stat.st_dev, stat.st_ino) for source in sources if source.exists() for stat in [source.stat()]}
-    for path in outputs:
-        if path.exists() and (path.stat().st_dev, path.stat().st_ino) in taken:
-            raise OutputError(f"{path} would overwrite the source. Choose another name.")
-
-
-def refuse_sharing(outputs) -> None:
-    """Raise `OutputError` if two of the output paths are one file."""
-    for path, other in itertools.combinations(outputs, 2):
-        hard_link = path.exists() and other.exists() and path.samefile(other)
-        if hard_link or os.path.realpath(path) == os.path.realpath(other):
-            raise OutputError(f"{path} and {other} are one file. Choose another name.")
+    """Raise `OutputError` if one of the output paths is one of the source files, or another output."""
+    taken, source = {}, "the source"
+    for path, name in [*((each, source) for each in sources), *((each, str(each)) for each in outputs)]:
+        stat = path.stat() if path.exists() else None  # a hard link is the same file under another name
+        file = (stat.st_dev, stat.st_ino) if stat else os.path.realpath(path)
+        if name != source and file in taken:
+            raise OutputError(f"{path} would overwrite {taken[file]}. Choose another name.")
+        taken[file] = name

@@ -26,7 +26,7 @@ class Statistics:
         self.milliseconds = {stage: deque(maxlen=TIMED_FRAMES) for stage in STAGES}
         self.labels = Counter()
         self.frames = self.images = 0
-        self._last_seconds = None  # when the last frame was counted
+        self._stamps = deque(maxlen=RATE_FRAMES)  # when the last frames were counted, since an interruption
         self._seconds = self._intervals = 0
 
     @contextlib.contextmanager
@@ -39,9 +39,9 @@ class Statistics:
     def count(self, faces, milliseconds: dict[str, float], still: bool = False) -> None:
         """Add a frame's faces and the milliseconds of the stages that found them."""
         now = time.perf_counter()
-        if self._last_seconds is not None:
-            self._seconds, self._intervals = self._seconds + now - self._last_seconds, self._intervals + 1
-        self._last_seconds = now
+        if self._stamps:
+            self._seconds, self._intervals = self._seconds + now - self._stamps[-1], self._intervals + 1
+        self._stamps.append(now)
         self.frames, self.images = self.frames + 1, self.images + still
         self.labels.update(face.label for face in faces)
         for stage, value in milliseconds.items():
@@ -49,12 +49,18 @@ class Statistics:
 
     def interrupt(self) -> None:
         """Do not count the time until the next frame: a pause, or another file."""
-        self._last_seconds = None
+        self._stamps.clear()
 
     @property
     def fps(self) -> float:
         """Frames a second, 0 if unknown."""
         return self._intervals / self._seconds if self._seconds > 0 else 0.0
+
+    @property
+    def frame_rate(self) -> str:
+        """The rate of the last frames, such as "30 fps", "" if unknown."""
+        stamps = self._stamps
+        return f"{(len(stamps) - 1) / (stamps[-1] - stamps[0]):.0f} fps" if len(stamps) > 1 else ""
 
     def __str__(self):
         if self.images == self.frames:
@@ -119,8 +125,3 @@ class Results:
 
 def plural(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def frame_rate(stamps) -> str:
-    """Return the rate of frames shown at these seconds, such as "30 fps", "" if unknown."""
-    return f"{(len(stamps) - 1) / (stamps[-1] - stamps[0]):.0f} fps" if len(stamps) > 1 else ""

@@ -1,4 +1,4 @@
-"""What is shown of a frame, and for how long."""
+"""What is shown of a frame."""
 
 import math
 import time
@@ -8,8 +8,8 @@ import numpy as np
 
 from common.cli import printable, warn
 from emotions import overlay
-from live.sinks import FILE_GAP_SECONDS, write_image
-from live.sources import Source, SourceError
+from live.sinks import write_image
+from live.sources import SourceError
 
 NOTICE_SECONDS = 1.5  # for which a notice stays in the window
 
@@ -69,22 +69,3 @@ class View:
         if message:
             overlay.draw_message(shown, message)
         return shown
-
-
-class Pace:
-    """Until when a frame is shown: images for a second, videos at their own pace, live sources not at all."""
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._due_seconds, self._time_seconds = -math.inf, 0.0  # of the last frame
-
-    def due(self, time_seconds: float) -> float:
-        """Return when, by `time.perf_counter`, the frame with this time in the source is to be replaced."""
-        due = now = time.perf_counter()
-        if self._source.still:
-            due += 1 / self._source.fps
-        elif not self._source.live:  # a frame that is late delays the rest
-            step = time_seconds - self._time_seconds
-            due = max(self._due_seconds + (step if step < FILE_GAP_SECONDS else 0), now)
-        self._due_seconds, self._time_seconds = due, time_seconds
-        return due

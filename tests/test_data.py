@@ -212,7 +212,7 @@ DAMAGES = {
     "missing": (lambda tmp: tmp / "nowhere.csv", "There is no data at"),
     "empty folder": (lambda tmp: tmp, "Nothing of FER-2013 was found"),
     "a tar": (lambda tmp: shutil.move(write_csv(tmp / "a.csv", ROWS), tmp / "fer2013.tar.gz"), "Unpack it"),
-    "row long": (replace_cell(slice(3, None), ["x", "y"]), "Expected 3 fields in line 3, saw 5"),
+    "row long": (replace_cell(slice(3, None), ["x", "y"]), "row 3: 5 cells instead of 3"),
     "another table": (with_file("x.csv", b"a,b\n1,2\n", lambda tmp: None), "Nothing of FER-2013"),
     "too bright": (replace_cell(1, pixels("300")), "row 3: a pixel is 300, outside 0 to 255"),
     "wraps at 32 bits": (replace_cell(1, pixels("4294967303")), "row 3: a pixel is 4294967303"),
@@ -681,6 +681,7 @@ VOTE_ERRORS = {
     "text": (lambda tmp: write_votes(tmp / "v.csv", ROWS, [["x"] * 10] * len(ROWS)), "row 2: votes must be"),
     "another table": (lambda tmp: write_csv(tmp / "v.csv", ROWS), "has no column"),
     "missing": (lambda tmp: tmp / "nowhere.csv", "cannot be read"),
+    "empty": (lambda tmp: with_file("v.csv", b"", lambda tmp: None)(tmp) / "v.csv", "has no column"),
     "damaged": (
         lambda tmp: with_file("v.csv", b"\xff\xfe\0", lambda tmp: None)(tmp) / "v.csv",
         "cannot be read|column",

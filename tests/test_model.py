@@ -469,7 +469,7 @@ def test_folded_kernels_predict_the_same_with_half_the_multiplications(arch, mon
 def test_does_not_fold_kernels_that_are_not_symmetric(arch, symmetric):
     model = trained(arch, symmetric)
     copy = fold_symmetric_kernels(model)
-    assert kinds(copy) == [{"AveragePooling2D": "PoolingByConvolution"}.get(kind, kind) for kind in kinds(model)]
+    assert kinds(copy) == [{"AveragePooling2D": "DepthwiseConv2D"}.get(kind, kind) for kind in kinds(model)]
     assert np.allclose(predictions(copy, FACES_32), predictions(model, FACES_32), atol=1e-6)
 
 
@@ -482,5 +482,5 @@ def test_does_not_fold_a_network_of_other_origin():
 def test_keeps_pooling_over_the_border():
     model, faces = trained("resnet-equivariant", image_size=36), FACES_32[:, :36, :36]
     copy = fold_symmetric_kernels(model)  # of 18 pixels, 9, and 5
-    assert [kinds(copy).count(kind) for kind in ("PoolingByConvolution", "AveragePooling2D")] == [1, 2]
+    assert [kinds(copy).count(kind) for kind in ("DepthwiseConv2D", "AveragePooling2D")] == [1, 2]
     assert np.abs(predictions(copy, faces) - predictions(model, faces)).max() < 1e-5

@@ -5,11 +5,11 @@ from keras import ops
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # of the polynomial that takes singular values towards 1
 MOMENTUM = 0.95
-MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-7  # Adam's
+EPSILON = 1e-7
 
 
 @keras.saving.register_keras_serializable("emotions")
-class Muon(keras.optimizers.Optimizer):
+class Muon(keras.optimizers.Adam):
     """Orthogonalised momentum for hidden convolutions, AdamW for all other weights.
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", with steps as large as Adam's (Liu
@@ -20,16 +20,6 @@ class Muon(keras.optimizers.Optimizer):
     def __init__(self, learning_rate, compute_dtype: str = "float32", **options):
         super().__init__(learning_rate, **options)
         self.compute_dtype = compute_dtype
-
-    def build(self, variables):
-        if self.built:
-            return
-        super().build(variables)
-        self.means = self.add_optimizer_variables(variables, "mean")
-        self.squares = [
-            None if is_hidden_convolution(variable) else self.add_variable_from_reference(variable, "square")
-            for variable in variables
-        ]
 
     def apply(self, gradients, variables=None):
         """Update the variables; gradients go through their constraints, too, which must be linear projections.
@@ -42,18 +32,11 @@ class Muon(keras.optimizers.Optimizer):
         super().apply([v.constraint(g) if v.constraint and g is not None else g for g, v in pairs], variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        mean, square = self.means[index], self.squares[index]
-        if is_hidden_convolution(variable):
-            self.assign(mean, MOMENTUM * mean + gradient)
-            step = orthogonal(gradient + MOMENTUM * mean, self.compute_dtype)
-        else:
-            count = ops.cast(self.iterations + 1, "float32")
-            self.assign(mean, MEAN_DECAY * mean + (1 - MEAN_DECAY) * gradient)
-            self.assign(square, SQUARE_DECAY * square + (1 - SQUARE_DECAY) * ops.square(gradient))
-            step = mean / (1 - MEAN_DECAY**count)
-            step = step / (ops.sqrt(square / (1 - SQUARE_DECAY**count)) + EPSILON)
-        self.assign_sub(variable, learning_rate * step)
+        if not is_hidden_convolution(variable):
+            return super().update_step(gradient, variable, learning_rate)
+        mean = self._momentums[self._get_variable_index(variable)]
+        self.assign(mean, MOMENTUM * mean + gradient)
+        self.assign_sub(variable, learning_rate * orthogonal(gradient + MOMENTUM * mean, self.compute_dtype))
 
     def get_config(self):
         return super().get_config() | {"compute_dtype": self.compute_dtype}

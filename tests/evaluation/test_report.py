@@ -16,6 +16,7 @@ KEYS = {
     *("split", "n", "accuracy", "accuracy_interval_95", "macro_f1", "log_loss", "ece", "accuracy_averaged"),
     *("accuracy_without_copies", "chance_accuracy", "per_class", "calibration", "coverage", "output"),
 }
+SOME_CONDITIONS = (robustness.CLEAN, "dark (× 0.3)", "rotated by 30°")
 ORIGIN = {"model": "x.keras", "model_sha256": "ab" * 32, "data": "d.csv", "data_sha256": "cd" * 32, "date": "1.1."}
 
 
@@ -76,7 +77,9 @@ def made_history(epochs=3):
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory, dataset, classifier):
     run = tmp_path_factory.mktemp("run")
-    return run, report.write_report(run, classifier, dataset, "PublicTest", ORIGIN, made_history())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness, "CONDITIONS", {name: robustness.CONDITIONS[name] for name in SOME_CONDITIONS})
+        return run, report.write_report(run, classifier, dataset, "PublicTest", ORIGIN, made_history())
 
 
 def test_scorecard_is_complete_and_valid_json(reported):
@@ -90,7 +93,7 @@ def test_scorecard_is_complete_and_valid_json(reported):
     assert report.agreement(people["label_confusion_matrix"]) == 6 / 7
     assert list(card["per_class"]) == list(EMOTIONS)
     assert card["per_class"]["angry"]["support"] == 2
-    assert set(card["end_to_end"]) == {*robustness.CONDITIONS, robustness.SHIFTED}
+    assert set(card["end_to_end"]) == {*SOME_CONDITIONS, robustness.SHIFTED}
     assert card["calibration"]["temperature"] == people["calibration"]["temperature"] == 1
 
 

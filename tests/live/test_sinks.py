@@ -14,7 +14,7 @@ from conftest import flat, noise, read_video
 from emotions import Face
 from live import logs, sinks
 from live.logs import Log
-from live.sinks import Outputs, Recording, check_output, fit, refuse_sharing, write_image
+from live.sinks import Outputs, Recording, check_output, fit, refuse_overwriting, write_image
 from live.sources import Frame, Images, SourceError
 
 # --- recordings
@@ -152,9 +152,9 @@ def test_two_outputs_in_one_file_are_refused(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "a.csv").hardlink_to(tmp_path / "a.mp4")
     for one, other in (("a.mp4", "a.csv"), ("new.png", "./new.png")):
-        with pytest.raises(SourceError, match="are one file"):
-            refuse_sharing([tmp_path / one, tmp_path / other])
-    refuse_sharing([tmp_path / "a.mp4", tmp_path / "b.csv"])
+        with pytest.raises(SourceError, match=f"{other} would overwrite .*{one}"):
+            refuse_overwriting([tmp_path / one, tmp_path / other], [])
+    refuse_overwriting([tmp_path / "a.mp4", tmp_path / "b.csv"], [])
 
 
 def test_a_missing_codec_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):

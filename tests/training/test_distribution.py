@@ -22,6 +22,7 @@ from training.distribution import Share, distribute
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("small_and_quiet")
 OPTIONS = ["--data", "fer2013.csv", "--batch-size", "8", "--augmentation", "0", "--distribute", "--output", "out.keras"]
+ONE_PHASE = ["--epochs", "1", "--small-image-epochs", "0"]
 TINY = """
 import sys
 import model, train
@@ -113,7 +114,7 @@ def test_on_several_devices_an_epoch_has_all_of_its_batches(folder, monkeypatch,
 
 @needs("tensorflow")
 def test_tensorflow_trains_on_two_devices(tmp_path):
-    process = start(tmp_path, TWO_CPUS, "--epochs", "2", "--optimizer", "adamw", KERAS_BACKEND="tensorflow")
+    process = start(tmp_path, TWO_CPUS, *ONE_PHASE, "--optimizer", "adamw", KERAS_BACKEND="tensorflow")
     output, error = process.communicate(timeout=500)
     assert process.returncode == 0, error
     assert "2 devices at work" in output and "out.keras is new" in output
@@ -136,9 +137,9 @@ def test_jax_trains_in_two_processes_and_each_sees_half_of_every_batch(tmp_path)
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
         "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
     }
-    folders, one_phase = [tmp_path / "first", tmp_path / "second"], ONE_EPOCH[2:6]
+    folders = [tmp_path / "first", tmp_path / "second"]
     processes = [
-        start(folder, KEEP_WHAT_WAS_SEEN, *one_phase, KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
+        start(folder, KEEP_WHAT_WAS_SEEN, *ONE_PHASE, KERAS_DISTRIBUTION_PROCESS_ID=str(number), **environment)
         for number, folder in enumerate(folders)
     ]
     try:

@@ -103,6 +103,7 @@ def test_a_training_starts_from_the_mean_of_several_networks(folder, started):
 def test_the_plain_cnn_trains_in_bfloat16_and_is_saved_in_float32(folder, monkeypatch):
     built, compiled_model = [], loop.compiled_model
     monkeypatch.setattr(loop, "compiled_model", lambda *args: built.append(compiled_model(*args)) or built[-1])
+    monkeypatch.setattr("model.CNN_BLOCKS", ((8, 1), (8, 2)))
     words = ["--arch", "cnn", "--schedule", "plateau", "--mixed-precision", "--augmentation", "0", "--fraction", "0.5"]
     assert train.main([*ONE_EPOCH, *words]) == 0
     assert "bfloat16" in {layer.compute_dtype for layer in built[0].layers}
