@@ -27,6 +27,9 @@ def why_not_writable(path: Path) -> str:
         return f"{path} cannot be written (it is no file). Choose another place."
     try:  # permission bits are not enough: Windows calls any folder writable
         target.open("ab").close()
+        beside = target.with_name(f".{secrets.token_hex(8)}.partial")  # where it will be written
+        beside.touch(exist_ok=False)
+        beside.unlink()
     except OSError as error:
         return f"{path} cannot be written ({error.strerror}). Choose another place."
     if not existed:

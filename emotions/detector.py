@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from emotions.face import Face, Faces
-from emotions.faces import CASCADE, brighten, clip_box, crop_faces, find_faces, load_cascade, to_gray
+from emotions.faces import CASCADE, brighten, centre, clip_box, crop_faces, find_faces, load_cascade, to_gray
 from emotions.images import load_image
 from emotions.smoothing import Smoother
 from emotions.tracker import Tracker
@@ -58,9 +58,9 @@ class EmotionDetector:
 
     def crop(self, image: np.ndarray, faces: list[Face] | None = None) -> tuple[list[Face], np.ndarray]:
         """Return faces and the uint8 (n, 48, 48, 1) crops that the network sees; by default of all that it finds."""
-        gray = brighten(to_gray(image))
+        gray = brighten(to_gray(load_image(image)))
         faces = self._find(gray) if faces is None else faces
-        return faces, crop_faces(gray, [face.box for face in faces], [face.tilt_degrees for face in faces])
+        return faces, crop_faces(gray, [face.whole_box for face in faces], [face.tilt_degrees for face in faces])
 
     def mirror(self) -> None:
         """Expect the next images to be mirrored: the faces of the last call change sides and keep their ids."""
@@ -74,8 +74,11 @@ class EmotionDetector:
         self._faces, self._frame_width = [], 0  # of the last call
 
     def _find(self, gray: np.ndarray) -> list[Face]:
-        found = enumerate(find_faces(self._cascade, gray), 1)
-        return [Face(i, clip_box(each.box, gray.shape), tilt_degrees=each.tilt_degrees) for i, each in found]
+        faces = []
+        for i, (box, tilt, _) in enumerate(find_faces(self._cascade, gray), 1):
+            whole = np.array([*centre(box), *box[2:]])
+            faces.append(Face(i, clip_box(box, gray.shape), tilt_degrees=tilt, smooth_box=whole))
+        return faces
 
     def _process(self, image, find: Callable, time_seconds: float) -> Faces:
         """Find an image's faces; set probabilities and label of those seen now: not all are searched in every frame."""

@@ -73,11 +73,12 @@ class Face:
         """Move it to where it is in the mirrored frame."""
         x, y, width, height = self.box
         self.box, self.tilt_degrees = (frame_width - x - width, y, width, height), -self.tilt_degrees
+        if self.smooth_box is not None:
+            self.smooth_box = np.array([frame_width - self.smooth_box[0], *self.smooth_box[1:]])
         if self.found is not None:
             self.found = self.found.mirrored(frame_width)
             self.alone = self.alone[0].mirrored(frame_width), self.alone[1]
             self.velocity, self.patch = self.velocity * (-1, 1), self.patch[:, ::-1].copy()
-            self.smooth_box = np.array([frame_width - self.smooth_box[0], *self.smooth_box[1:]])
         if self.appearance is not None:
             self.appearance = self.appearance.reshape(APPEARANCE_SIZE, -1)[:, ::-1].ravel()
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from model import UserError
 
+IGNORE_ORIENTATION = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PAPER = 255  # gray level behind transparent parts of an image
 
 
@@ -40,10 +41,16 @@ def read_image(path) -> np.ndarray | None:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
         if image is None or Path(path).suffix.lower() not in (".png", ".webp", ".avif", ".tif", ".tiff"):
             return image
-        alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        alpha, plain = (cv2.imdecode(content, kind) for kind in (cv2.IMREAD_UNCHANGED, IGNORE_ORIENTATION))
     except (OSError, cv2.error):
         return None
-    if alpha.ndim == 3 and alpha.shape[2] == 4 and alpha.shape[:2] == image.shape[:2]:  # what is hidden stays so
+    if alpha.ndim == 3 and alpha.shape[2] == 4:  # what is hidden stays so
+        for turn in range(8):  # EXIF: OpenCV turns and mirrors only an image without alpha
+            plain, alpha = np.rot90(plain), np.rot90(alpha)
+            if turn == 4:
+                plain, alpha = plain[::-1], alpha[::-1]
+            if np.array_equal(plain, image):
+                break
         alpha = alpha[..., 3:] / np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
         image = np.uint8(np.rint(PAPER + alpha * (image - np.float32(PAPER))))
     turn = content[:4096].tobytes().find(b"\0\0\0\x09irot") if Path(path).suffix.lower() == ".avif" else -1

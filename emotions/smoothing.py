@@ -1,5 +1,7 @@
 """One face's probabilities over time: a low-pass filter, and a label with hysteresis."""
 
+import math
+
 import numpy as np
 
 from model import EMOTIONS
@@ -28,7 +30,7 @@ class Smoother:
         smooth = self.smoothing_seconds > 0 and self._smooth is not None
         if smooth:
             elapsed = max(time_seconds - self._time_seconds, 0.0)
-            weight = 1 - np.exp(-elapsed / self.smoothing_seconds)
+            weight = 1 - math.exp(-elapsed / self.smoothing_seconds)
             probabilities = self._smooth + weight * (probabilities - self._smooth)
         self._smooth, self._time_seconds = probabilities, time_seconds
         best = int(np.argmax(probabilities))

@@ -141,7 +141,7 @@ def measure(classifier, split: Split) -> dict:
 def _shifted(classifier, frames: list[np.ndarray], found: list[tuple | None]) -> list[tuple | None]:
     """Return (face, crop) of the faces found, each box moved by `shift_box`, and None as before."""
     detector, generator = EmotionDetector(classifier), np.random.default_rng(SEED)
-    faces = [each and replace(each[0], box=shift_box(each[0].box, generator)) for each in found]
+    faces = [each and replace(each[0], box=shift_box(each[0].whole_box, generator), smooth_box=None) for each in found]
     return [face and (face, detector.crop(frame, [face])[1][0]) for frame, face in zip(frames, faces, strict=True)]
 
 

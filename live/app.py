@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +13,7 @@ import numpy as np
 from common.cli import printable, warn
 from emotions import EmotionDetector, Face
 from live.logs import Log
-from live.opening import find_sources, is_camera, open_entry
+from live.opening import find_sources, is_camera, open_entry, repeated_names
 from live.sinks import FILE_GAP_SECONDS, OutputError, Outputs, refuse_overwriting
 from live.sources import Frame, Source, SourceError, without_secrets
 from live.statistics import Results, Statistics
@@ -70,8 +68,8 @@ class App:
     def use(self, source: Source, recording=None, mirror: bool = False) -> None:
         """Continue with another source."""
         self.source, self.recording, self.mirror = source, recording, mirror
-        self._due_seconds, self._last_seconds = -math.inf, 0.0  # until when a frame is shown; its time in the source
-        self._frames = iter(source)
+        self._frames, self._ahead = iter(source), None  # the frame that comes next, if it was read already
+        self._due_seconds = 0.0  # until when a file's last frame was to be shown, 0 if there is none
         self._error = self._name = ""  # of the last frame; of the image that is shown
         self._skip = False  # the rest of the time for which an image or video is shown
         self.statistics.interrupt()
@@ -87,29 +85,31 @@ class App:
                     return
                 self.view.update(cv2.flip(first.image, 1) if self.mirror else first.image, [], first.error)
             self._show(0.03, "" if first.error else LOADING)
-        if first is not None and not self.source.live:
-            self._frames = itertools.chain([first], self._frames)
+        if not self.source.live:
+            self._ahead = first
 
     def run(self, detector: EmotionDetector, last: bool = True) -> None:
         """Process the source until it ends or the user quits; after the `last` one the window waits for a moment."""
         self._detector = detector
         detector.reset()
         while not self.quit:
-            start = time.perf_counter()
-            frame = next(self._frames, None)
+            frame, self._ahead = self._ahead or self._read(), None
             if frame is not None:
-                self.statistics.milliseconds["reading"].append(1000 * (time.perf_counter() - start))
                 self._process(frame)
                 if self.window:
-                    self._hold(frame.time_seconds)
+                    self._hold(frame)
             elif not (self.source.still and last and self._wait_for_back()):
                 break
-            if self._skip and not self.source.still:
+            if self._skip and not (self.source.still or (last and self.source.live)):
                 break
             self._skip = False
         end_seconds = time.perf_counter() + (END_SECONDS if last and not (self.source.still or self.source.live) else 0)
         while self.window and not self.quit and time.perf_counter() < end_seconds:
             self._show(0.05, f"The end: {self.results.summary}")
+
+    def _read(self) -> Frame | None:
+        with self.statistics.timed("reading"):
+            return next(self._frames, None)
 
     def _wait_for_back(self) -> bool:
         """Show the last image until the window is closed or the user goes back; return whether to go on."""
@@ -142,15 +142,16 @@ class App:
                 log.write(frame, faces)
         return faces
 
-    def _hold(self, time_seconds: float) -> None:
-        """Show an image for a second, a video's frame for its time, a live one not at all; and while paused."""
+    def _hold(self, frame: Frame) -> None:
+        """Show an image for a second, a video's frame until the next, a live one not at all; and while paused."""
         due_seconds = now = time.perf_counter()
         if self.source.still:
             due_seconds += 1 / self.source.fps
-        elif not self.source.live:  # a frame that is late delays the rest
-            step = time_seconds - self._last_seconds
-            due_seconds = max(self._due_seconds + (step if step < FILE_GAP_SECONDS else 0), now)
-        self._due_seconds, self._last_seconds = due_seconds, time_seconds
+        elif not self.source.live:
+            self._ahead = self._read()
+            seconds = self._ahead.time_seconds - frame.time_seconds if self._ahead else 0.0
+            due_seconds = (self._due_seconds or now) + (seconds if seconds < FILE_GAP_SECONDS else 0.0)
+            self._due_seconds = due_seconds = max(due_seconds, now)  # a frame that is late delays the rest
         self._show(max(due_seconds - time.perf_counter(), 0.001))
         while not (self.quit or self._skip) and (self.paused or due_seconds - time.perf_counter() > 0.001):
             self._show(0.03 if self.paused else due_seconds - time.perf_counter())
@@ -213,9 +214,10 @@ def run(args: argparse.Namespace) -> None:
 def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: bool | None) -> None:
     """Run one source after the other. Of several, one that cannot be read does not stop the others."""
     failed = 0
+    repeated = repeated_names(entries)
     for number, entry in enumerate(entries, 1):
         try:
-            with open_entry(entry) as source, outputs.open(source) as recording:
+            with open_entry(entry, repeated) as source, outputs.open(source) as recording:
                 app.use(source, recording, is_camera(entry) if mirror is None else mirror)  # people expect a mirror
                 try:
                     app.preview(loader)

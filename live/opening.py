@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+from collections import Counter
 from pathlib import Path
 
 from common.cli import warn
@@ -27,12 +28,21 @@ def find_sources(addresses) -> list:
     return [entry for images, group in groups for entry in ([list(group)] if images else group)]
 
 
-def open_entry(entry) -> Source:
-    """Open an entry of `find_sources`. Raises `SourceError`."""
+def repeated_names(entries) -> set[str]:
+    """Return the names that several files among the entries of `find_sources` have."""
+    files = [file for entry in entries for file in (entry if isinstance(entry, list) else [entry])]
+    return {name for name, count in Counter(Path(file).name for file in files).items() if count > 1}
+
+
+def open_entry(entry, repeated=frozenset()) -> Source:
+    """Open an entry of `find_sources`. Frames have their file's name, or its path if the name is a repeated one.
+
+    Raises `SourceError`.
+    """
     if isinstance(entry, list):
-        return Images(entry, str(entry[0] if len(entry) == 1 else entry[0].parent))
+        return Images(entry, str(entry[0] if len(entry) == 1 else entry[0].parent), repeated)
     if isinstance(entry, Path):
-        return VideoFile(str(entry))
+        return VideoFile(str(entry), repeated)
     if entry == "demo":
         return Demo()
     source = Camera(int(entry) if is_camera(entry) else entry)
@@ -65,8 +75,23 @@ def _expand(text: str) -> list:
             raise SourceError(f"{path} is a pipe or a device. Give a file, or a camera's number.")
         return [path]
     if matches := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (of an absolute pattern, too)
-        return [entry for match in matches for entry in _expand(match)]
+        return _expand_matches(matches)
     raise SourceError(f"There is no file {path}. {KINDS}")
+
+
+def _expand_matches(matches: list[str]) -> list:
+    """Return the files that a pattern's matches stand for, each once; one that is no source is named on stderr."""
+    entries, errors = [], []
+    for match in matches:
+        try:
+            entries += _expand(match)
+        except SourceError as error:
+            errors.append(error)
+    if not entries:
+        raise errors[0]
+    for error in errors:
+        warn(f"{error}")
+    return list(dict.fromkeys(entries))
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -72,7 +72,7 @@ class Recording(Closable):
         self.frames = 0  # written so far
         self.repeats = 1  # frames that the first image after a pause takes
         self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
-        self._writer, self._codec = None, ""
+        self._writer, self._image, self._codec = None, None, ""
         self._place = self._temporary = None  # what moves the finished file into its place; the file beside it
         self._start_seconds = -math.inf  # of the first frame, moved on by every pause
         self._last_seconds = -math.inf  # of the last frame
@@ -95,10 +95,10 @@ class Recording(Closable):
         gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
         if gap_seconds > self._longest_gap_seconds:  # the first frame, or one after a pause
             self._start_seconds = time_seconds - self.frames / self.fps
-        due = round((time_seconds - self._start_seconds) * self.fps) + self.repeats
-        image = fit(image, self._size)
-        while self.frames < due:
-            self._writer.write(image)
+        due = round((time_seconds - self._start_seconds) * self.fps)
+        before, self._image = self._image, fit(image, self._size)
+        while self.frames < due + self.repeats:
+            self._writer.write(before if self.frames < due else self._image)
             self.frames += 1
 
     def _refuse_full(self) -> None:
@@ -174,7 +174,8 @@ class Outputs(Closable):
         slash = str(path).endswith(("/", os.sep))  # which a Path would drop
         path = self.path = None if path is None else Path(path)
         self._images, self._single = images, single
-        self._written, self._recording = [], None
+        self._written, self._recording = [], None  # paths that are taken
+        self._images_saved, self._recordings = 0, []
         if path is None:
             return
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
@@ -182,6 +183,8 @@ class Outputs(Closable):
         self._folder = slash or (not known and is_folder)
         if not self._folder:
             check_output(path, IMAGE_FORMATS if images and single else tuple(CODECS))
+        elif path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file, not a folder. Choose another name.")
         elif why := why_not_writable((path if path.is_dir() else path.parent) / f"{path.name}.partial"):
             raise OutputError(why)
         refuse_overwriting({path / file.name for file in files} if self._folder else {path}, files)
@@ -194,7 +197,8 @@ class Outputs(Closable):
             return self  # `write` makes a file of every image
         rate = source.fps if source.still or source.live or source.fps >= LOWEST_FPS else DEFAULT_FPS
         if self._folder:
-            return Recording(self._place(source.name, tuple(CODECS)), rate, source.live)
+            self._recordings.append(Recording(self._place(source.name, tuple(CODECS)), rate, source.live))
+            return self._recordings[-1]
         if self._recording is None:
             rate = rate if self._images or self._single else DEFAULT_FPS
             self._recording = Recording(self.path, rate, source.live, STILL_SIZE if source.still else None)
@@ -205,13 +209,14 @@ class Outputs(Closable):
     def write(self, image: np.ndarray, time_seconds: float, name: str = "") -> None:
         """Write an annotated image, BGR uint8 (height, width, 3), as a file. Raises `OutputError`."""
         write_image(self._place(name, IMAGE_FORMATS), image)
+        self._images_saved += 1
 
     def discard(self, recording) -> None:
         """Leave no recording of a source that was refused; one of several sources keeps what it has."""
         if isinstance(recording, Recording) and (self._single or recording is not self._recording):
             with contextlib.suppress(OutputError):
                 recording.close(keep=False)
-            self._written = [path for path in self._written if path != recording.path]
+            self._recordings = [each for each in self._recordings if each is not recording]
 
     def _place(self, name: str, suffixes: tuple) -> Path:
         """Return where the annotated copy of a source goes: under its name, with a number if that is used."""
@@ -231,7 +236,7 @@ class Outputs(Closable):
         """What was written, "" if nothing."""
         if self._recording:
             return self._recording.summary
-        written = sum(path.exists() for path in self._written)
+        written = self._images_saved + sum(recording.frames > 0 for recording in self._recordings)
         if not written:
             return ""
         return f"{self.path.resolve()}" + f"{os.sep} ({plural(written, 'file')})" * self._folder

@@ -96,10 +96,8 @@ class Images(Source):
 
     still, fps = True, STILL_FPS
 
-    def __init__(self, paths: list[Path], name: str):
-        self.name, self.frame_count = name, len(paths)
-        unique = len({path.name for path in paths}) == len(paths)
-        self._names = {path: path.name if unique else str(path) for path in paths}
+    def __init__(self, paths: list[Path], name: str, repeated=frozenset()):
+        self.name, self.frame_count, self._repeated = name, len(paths), repeated
         self._unread = iter(paths)
         self._read = []  # paths that are readable, as far as they are known
         self._next = 0  # place in that list
@@ -122,8 +120,12 @@ class Images(Source):
                     self._read.append(path)
                     if is_animation(path):
                         warn(f"{path} is an animation: only its first image is used. Convert it to a video for all.")
-                yield Frame(image, index / self.fps, index, name=self._names[path], still=True, again=again)
-            elif self.frame_count > 1:
+                name = str(path) if path.name in self._repeated else path.name
+                yield Frame(image, index / self.fps, index, name=name, still=True, again=again)
+                continue
+            if again:  # it has been removed meanwhile
+                del self._read[self._next]
+            if self.frame_count > 1:
                 warn(f"{path} is skipped: it is not a readable image.")
         if not self._read:
             what = "contains no" if self.frame_count > 1 else "is not a"

@@ -20,8 +20,8 @@ FROZEN_FRAMES = 100  # first ones that are all equal: either nothing moves, or O
 class VideoFile(Source):
     """A video file or its URL, decoded ahead by a thread of its own."""
 
-    def __init__(self, name: str):
-        remote = "://" in name
+    def __init__(self, name: str, repeated=frozenset()):
+        remote, self._repeated = "://" in name, repeated
         self.name, self.paths = without_secrets(name), () if remote else (Path(name),)
         address = name if remote else opencv_path(name)
         with native_stderr_hidden():  # OpenCV prints what is wrong with a damaged .avi
@@ -46,6 +46,7 @@ class VideoFile(Source):
 
     def _read_ahead(self):
         index, last_seconds, name = 0, -1.0, Path(self.name).name
+        name = self.name if name in self._repeated else name
         while not self._closing.is_set():
             ok, image = read_frame(self._capture)
             if not ok:

@@ -247,7 +247,7 @@ def test_several_sources_folders_and_patterns_get_annotated_copies(run, tmp_path
     assert len(read_video(copies / "c.webm.mp4")[0]) == 30
     rows = [json.loads(line) for line in (tmp_path / "x.json").read_text().splitlines()]
     names = {row["file"] for row in rows}
-    assert names == {"image.png", "b.bmp", str(folder / "image.png"), str(image_file), "c.webm.mp4"}
+    assert names == {"b.bmp", str(folder / "image.png"), str(image_file), "c.webm.mp4"}
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1, abs=0.001) and len(rows[0]["box"]) == 4
     assert f"{copies}{os.sep} (5 files)" in out.splitlines()[-1]
     monkeypatch.chdir(folder)
@@ -279,6 +279,17 @@ def test_the_timeline_of_a_long_video_is_thinned_evenly(tmp_path, monkeypatch):
     strip = drawn.image()[timeline.TOP + timeline.CHART + timeline.STRIP - 3, timeline.LEFT : -timeline.RIGHT]
     columns = (strip == overlay.COLORS["happy"]).all(axis=1)
     assert columns[: int(0.94 * len(columns))].all() and not columns[int(0.97 * len(columns)) :].any()
+
+
+def test_files_of_one_name_are_told_apart_in_the_log(run, tmp_path, demo):
+    clips = [tmp_path / folder / "clip.mp4" for folder in ("one", "two")]
+    for clip in clips:
+        clip.parent.mkdir()
+        write_video(clip, demo[:3])
+    assert run(*clips, "--log", tmp_path / "log.csv")[0] == 0
+    assert pd.read_csv(tmp_path / "log.csv")["file"].unique().tolist() == [str(clip) for clip in clips]
+    assert run(clips[0], "--log", tmp_path / "log.csv")[0] == 0
+    assert pd.read_csv(tmp_path / "log.csv")["file"].unique().tolist() == ["clip.mp4"]
 
 
 def test_a_photo_and_a_video_share_a_recording_and_the_photo_lasts_a_second(run, image_file, video, tmp_path):

@@ -6,6 +6,7 @@ import { Overlay } from "./overlay.js";
 const MAX_PHOTO_SIDE = 4096; // pixels: phones cannot hold larger canvases
 const WORKER_SECONDS = 3; // for which the first visit waits for the service worker
 const LONGEST_WAIT_SECONDS = 0.1; // for a new frame: some browsers do not tell of it
+const SILENT_SECONDS = 2; // without a new frame, after which that is told
 const ANNOUNCE_SECONDS = 3; // between announcements to a screen reader
 const CSV_HEADER = `time_seconds,frame,face,x,y,width,height,${EMOTIONS},label,file`; // as main.py --log
 const CASCADE = "haarcascade_frontalface_default.xml";
@@ -200,8 +201,13 @@ function keepScreenOn() {
 /** Detects and draws, frame by frame, until another camera or a photo takes over. */
 async function follow(opened) {
   while (camera === opened) {
-    await nextFrame();
+    const isNew = await nextFrame(opened);
     if (camera !== opened || $.video.paused || document.hidden || !$.video.videoWidth) continue;
+    if (!isNew) {
+      const silent = now() - (opened.stamps.at(-1) ?? Infinity) > SILENT_SECONDS;
+      if (silent) show("The camera sends no images. Close other programs that use it, or start it again.", true);
+      continue;
+    }
     const image = readFrame($.video, $.video.videoWidth, $.video.videoHeight, opened.mirrored);
     const timeSeconds = now() - opened.startSeconds;
     const faces = await detector.track(image, timeSeconds);
@@ -213,12 +219,14 @@ async function follow(opened) {
   }
 }
 
-function nextFrame() {
+/** Waits; returns whether there is a new frame, as far as the browser tells of them. */
+function nextFrame(opened) {
   return new Promise((resolve) => {
-    setTimeout(resolve, 1000 * LONGEST_WAIT_SECONDS);
+    setTimeout(() => resolve(!opened.tells), 1000 * LONGEST_WAIT_SECONDS);
     if ($.video.paused) return; // no frame comes: requests for one would pile up
-    if ($.video.requestVideoFrameCallback) $.video.requestVideoFrameCallback(resolve);
-    else requestAnimationFrame(resolve);
+    const tell = () => resolve((opened.tells = true));
+    if ($.video.requestVideoFrameCallback) $.video.requestVideoFrameCallback(tell);
+    else requestAnimationFrame(() => resolve(true));
   });
 }
 
@@ -261,7 +269,8 @@ async function showPhoto(file) {
   const faces = await detector.detect(image);
   if (own !== turn) return;
   present({ faces, status: "" });
-  record(faces, photos, photos, file.name);
+  const original = faces.map((face) => ({ ...face, box: face.box.map((value) => Math.round(value / zoom)) }));
+  record(original, photos, photos, file.name);
   if (csv) photos += 1;
   if (!faces.length) show("No face was found in this photo.");
 }
@@ -387,6 +396,7 @@ function addListeners() {
   $.csv.addEventListener("click", toggleCsv);
   addEventListener("resize", () => scene && draw());
   document.addEventListener("visibilitychange", keepScreenOn);
+  addEventListener("beforeunload", (event) => csv?.length && event.preventDefault()); // or the lines are lost
 }
 
 function closeCamera() {

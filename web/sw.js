@@ -8,7 +8,7 @@ const arriving = new Map(); // URL: promise of its being stored
 
 self.addEventListener("install", (event) => event.waitUntil(install()));
 self.addEventListener("activate", (event) => event.waitUntil(activate()));
-self.addEventListener("message", () => self.skipWaiting()); // from a page that has loaded all its files
+self.addEventListener("message", (event) => event.waitUntil(takeOver())); // from a page that has loaded all its files
 self.addEventListener("fetch", (event) => {
   const { method, url } = event.request;
   if (method === "GET" && new URL(url).origin === location.origin) event.respondWith(respond(event));
@@ -32,6 +32,12 @@ async function install() {
 async function activate() {
   await Promise.all((await olderVersions()).map((name) => caches.delete(name)));
   await self.clients.claim();
+}
+
+/** Takes over from the older version, if no other tab may still be loading its files. */
+async function takeOver() {
+  const pages = await self.clients.matchAll({ includeUncontrolled: true });
+  if (pages.length === 1) await self.skipWaiting();
 }
 
 async function olderVersions() {

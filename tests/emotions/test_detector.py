@@ -95,6 +95,27 @@ def test_crop_returns_what_the_network_sees(detector, classifier, demo):
     assert np.array_equal(crops[0, :, :, 0], to_gray(demo[0])[20:68, 10:58])
 
 
+def test_a_face_at_the_edge_is_completed_and_not_stretched(detector, demo):
+    (whole,) = detector.detect(demo[0])
+    _, y, _, height = whole.box
+    cut = demo[0][: y + round(0.85 * height)]
+    faces, crops = detector.crop(cut)
+    (face,) = detector.detect(cut)
+    assert face.box[1] + face.box[3] <= len(cut) < face.whole_box[1] + face.whole_box[3]
+    assert face.whole_box[2] == pytest.approx(face.whole_box[3])
+    larger = cv2.copyMakeBorder(cut, 0, height, 0, 0, cv2.BORDER_REPLICATE)
+    expected = crop_faces(to_gray(larger), [face.whole_box], [face.tilt_degrees])
+    assert np.abs(crops.astype(int) - expected).mean() < 2 and faces[0].box == face.box
+    detector.mirror()
+    assert face.whole_box[2] == pytest.approx(face.whole_box[3])
+
+
+def test_probabilities_are_float32_in_every_frame(detector, demo):
+    for i in range(3):
+        (face,) = detector.track(demo[i], i / 30)
+        assert face.probabilities.dtype == np.float32 and face.probabilities.shape == (7,)
+
+
 @pytest.mark.parametrize("light", [0.1, 0.2, 0.3])
 def test_a_face_in_the_dark_is_found_and_darkness_is_no_face(detector, demo, light):
     def dim(image):

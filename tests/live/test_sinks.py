@@ -14,8 +14,8 @@ from conftest import flat, noise, read_video
 from emotions import Face
 from live import logs, sinks
 from live.logs import Log
-from live.sinks import Outputs, Recording, check_output, fit, refuse_overwriting, write_image
-from live.sources import Frame, Images, SourceError
+from live.sinks import OutputError, Outputs, Recording, check_output, fit, refuse_overwriting, write_image
+from live.sources import Frame, Images, Source, SourceError
 
 # --- recordings
 
@@ -85,6 +85,14 @@ def test_a_live_recording_leaves_out_what_was_not_seen(tmp_path):
     assert counts == [1, 61, 62, 92, 93]  # the machine's sleep and the pause, but not a camera's silence
 
 
+def test_a_frame_lasts_until_the_next_one(tmp_path):
+    with Recording(tmp_path / "a.mp4", 10, live=False) as recording:
+        for seconds, gray in ((0.0, 50), (1.0, 200), (1.5, 50)):
+            recording.write(flat(gray), seconds)
+    images, _ = read_video(tmp_path / "a.mp4")
+    assert [image.mean() > 125 for image in images] == [False] * 10 + [True] * 5 + [False]
+
+
 def test_a_video_may_have_longer_gaps_than_a_camera_but_not_for_hours(tmp_path):
     recording = Recording(tmp_path / "a.mp4", 30, live=False)
     for seconds in (0, 65, 9999):
@@ -146,6 +154,35 @@ def test_a_limit_on_the_size_of_files_ends_a_recording_that_plays(tmp_path, monk
         for i, image in enumerate(noise(60, 240, 320)):
             recording.write(image, i / 30)
     assert len(read_video(tmp_path / "a.mp4")[0]) == recording.frames > 0
+
+
+def test_only_what_was_written_counts_as_saved(tmp_path, monkeypatch):
+    def named(name):
+        source = Source()
+        source.name = name
+        return source
+
+    (tmp_path / "out").mkdir()
+    for name in ("a.mp4", "b.png"):
+        (tmp_path / "out" / name).write_text("older")
+    with Outputs(tmp_path / "out", [], images=False, single=False) as outputs:
+        with outputs.open(named("a.mp4")):  # ended before its first frame
+            pass
+        monkeypatch.setattr(sinks, "atomic_path", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OutputError), outputs.open(Images([], "b.png")) as images:
+            images.write(flat(0), 0.0, "b.png")
+        assert outputs.summary == ""
+        monkeypatch.undo()
+        with outputs.open(named("c.mp4")) as recording:
+            recording.write(flat(0), 0.0)
+        assert outputs.summary.endswith("(1 file)")
+    assert (tmp_path / "out" / "a.mp4").read_text() == "older"
+
+
+def test_a_file_is_no_folder_for_copies(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        Outputs(f"{tmp_path / 'file'}/", [], images=False, single=True)
 
 
 def test_two_outputs_in_one_file_are_refused(tmp_path):

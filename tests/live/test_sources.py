@@ -11,12 +11,14 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import REAL_CAPTURE, flat, noise, open_source, read_video, write_video
 
 from live import cameras as camera_module
 from live import sources, videos
 from live.cameras import Camera
+from live.opening import find_sources
 from live.sinks import Recording, write_image
 from live.sources import Images, SourceError
 from live.videos import VideoFile
@@ -206,6 +208,32 @@ def test_a_folder_gives_its_images_in_order_and_names_the_unreadable(tmp_path, c
     assert "1b.jpg is skipped" in error and "1 of 5 files" in error
 
 
+def test_an_image_that_was_removed_is_skipped_on_the_way_back(tmp_path):
+    paths = [write_image(tmp_path / f"{i}.png", flat(i)) or tmp_path / f"{i}.png" for i in range(3)]
+    source = Images(paths, "images")
+    frames = iter(source)
+    assert [next(frames).name for _ in paths] == ["0.png", "1.png", "2.png"]
+    paths[1].unlink()
+    source.back()
+    assert next(frames).name == "2.png"
+    source.back()
+    assert next(frames).name == "0.png"
+
+
+def test_a_pattern_takes_every_file_once_and_names_what_is_none(tmp_path, capsys):
+    (tmp_path / "photos" / "empty").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "photos" / name, flat(0))
+    (tmp_path / "photos" / "c.heic").touch()
+    for pattern in ("photos/*", "photos/**"):
+        (images,) = find_sources([tmp_path / pattern])
+        assert [path.name for path in images] == ["a.png", "b.png"]
+        error = capsys.readouterr().err
+        assert "cannot read HEIC" in error and "contains no images" in error
+    with pytest.raises(SourceError, match="HEIC"):
+        find_sources([tmp_path / "photos" / "*.heic"])
+
+
 def test_refuses_unusable_images(tmp_path):
     with pytest.raises(SourceError, match="contains no images"):
         open_source(str(tmp_path))
@@ -221,6 +249,22 @@ def test_gray_and_transparent_images_are_read_as_color(tmp_path, shape):
     cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, 200, np.uint8))
     (frame,) = Images([tmp_path / "a.png"], "a.png")
     assert frame.image.shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_transparent_is_turned_with_the_image(tmp_path, orientation):
+    """OpenCV turns an image as its EXIF data say, but not if it has alpha."""
+    image = np.full((20, 30, 4), (40, 80, 120, 255), np.uint8)
+    image[:, :10, 2], image[:5, :, 1] = 200, 10
+    image[12:, :, 3] = 0
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(image[..., [2, 1, 0, 3]]).save(tmp_path / "a.png", exif=exif)
+    (frame,) = open_source(str(tmp_path / "a.png"))
+    whole = np.where(image[..., 3:] == 0, 255, image[..., :3])
+    turns = {1: whole, 2: whole[:, ::-1], 3: whole[::-1, ::-1], 4: whole[::-1], 5: np.swapaxes(whole, 0, 1)}
+    turns |= {6: np.rot90(whole, -1), 7: np.rot90(whole, 2).swapaxes(0, 1), 8: np.rot90(whole)}
+    assert np.array_equal(frame.image, turns[orientation])
 
 
 def test_an_image_is_rotated_according_to_its_exif_data(tmp_path):

@@ -159,6 +159,62 @@ test("bars, pause, snapshot and CSV work, by touch and by keyboard", async () =>
   await page.context().close();
 });
 
+test("a camera that freezes is told and not logged, and no lines are lost by a reload", async () => {
+  const page = await openPage(browser, site.url, {
+    prepare: (page) => page.addInitScript(() => {
+      navigator.mediaDevices.getUserMedia = async () => {
+        const picture = Object.assign(document.createElement("canvas"), { width: 320, height: 240 });
+        const context = picture.getContext("2d");
+        globalThis.painting = setInterval(() => context.fillRect(Math.random() * 320, 0, 9, 240), 50);
+        return picture.captureStream(20);
+      };
+    }),
+  });
+  await page.click("#csv");
+  await startCamera(page);
+  await page.waitForTimeout(1500);
+  await page.evaluate(() => clearInterval(globalThis.painting));
+  await waitForMessage(page, /^The camera sends no images/);
+  await page.evaluate(() => {
+    globalThis.frames = 0;
+    canvas.addEventListener("faces", () => globalThis.frames++);
+  });
+  await page.waitForTimeout(1000);
+  assert.equal(await page.evaluate(() => globalThis.frames), 0);
+  await photo(page, still(1));
+  await page.waitForFunction(() => /\(\d+\)/.test(document.getElementById("csv").textContent));
+  const asked = page.waitForEvent("dialog");
+  page.reload().catch(() => {});
+  await (await asked).dismiss();
+  assert.match(await page.textContent("#csv"), /\(\d+\)/);
+  await page.context().close();
+});
+
+test("the boxes of a large photo are in pixels of that photo", async () => {
+  const page = await openPage(browser, site.url);
+  await page.click("#csv");
+  const image = still(1);
+  const zoom = await page.evaluate(async (file) => {
+    const bitmap = await createImageBitmap(await (await fetch(file)).blob());
+    const zoom = Math.ceil(5000 / Math.max(bitmap.width, bitmap.height));
+    const large = new OffscreenCanvas(zoom * bitmap.width, zoom * bitmap.height);
+    large.getContext("2d").drawImage(bitmap, 0, 0, large.width, large.height);
+    const files = new DataTransfer();
+    files.items.add(new File([await large.convertToBlob({ type: "image/jpeg" })], "large.jpg"));
+    const input = document.getElementById("file");
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+    return zoom;
+  }, image.file);
+  await page.waitForFunction(() => document.getElementById("csv").textContent.endsWith("(1)"));
+  const [csv] = await Promise.all([page.waitForEvent("download"), page.click("#csv")]);
+  const box = readFileSync(await csv.path(), "utf8").split("\n")[1].split(",").slice(3, 7).map(Number);
+  const [{ box: expectedBox }] = image.faces;
+  const largest = Math.max(...box.map((value, i) => Math.abs(value - zoom * expectedBox[i])));
+  assert.ok(largest < 0.1 * zoom * expectedBox[2], `${box} for ${zoom} times ${expectedBox}`);
+  await page.context().close();
+});
+
 test("a photo is searched, also one without a face, and a file that is none is refused", async () => {
   const page = await openPage(browser, site.url, { viewport: { width: 844, height: 390 } });
   await photo(page, still(2, 20)); // tilted
@@ -302,8 +358,12 @@ test("another camera can be chosen, and one that is disconnected is told on the 
 });
 
 test("everything is in reach on a phone, upright and on its side, in the light and in the dark", async () => {
-  const [onItsSide, small] = [{ width: 844, height: 390 }, { width: 320, height: 568 }];
-  const sizes = { upright: PHONE.viewport, "on-its-side": onItsSide, small };
+  const sizes = {
+    upright: PHONE.viewport,
+    "on-its-side": { width: 844, height: 390 },
+    small: { width: 320, height: 568 },
+    "zoomed-in": { width: 195, height: 422 }, // 200 %
+  };
   const page = await openPage(browser, site.url, { ...PHONE, colorScheme: "dark" });
   await screenshot(page, "ready-dark");
   await startCamera(page);
