@@ -129,7 +129,7 @@ def load_fer2013(path, votes=None) -> Dataset:
         root = _open_zip(path) if path.suffix.lower() == ".zip" and path.is_file() else path
         found = _find(root)
         splits, notes = (_read_csv if found.is_file() else _read_folders)(found)
-        notes += _add_votes(splits, found, votes)
+        notes += _add_votes(splits, root, found, votes)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
@@ -192,7 +192,8 @@ def _csv_columns(file) -> list[str] | None:
         return None
     with contextlib.suppress(DataError, gzip.BadGzipFile, StopIteration):
         columns = _columns(next(_rows(file)))
-        return columns if {"emotion", "pixels"} <= set(columns) else None
+        once = columns.count("emotion") == columns.count("pixels") == 1 and columns.count("usage") <= 1
+        return columns if once else None
 
 
 def _rows(file):
@@ -298,8 +299,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
         faces.append(face)
         labels.append(label)
         cut += is_cut
-        # Image releases mix both official halves in test/; the file names still tell them apart.
-        usages.append(next((name for name in SPLITS[1:] if file.name.startswith(name + "_")), usage))
+        usages.append(usage)
     _raise_if_any(errors, root)
     if cut:
         notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
@@ -308,7 +308,7 @@ def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
 
 def _image_files(root, notes: list[str]):
     """Yield the split by its folder's name, the label and the file of every image; note what is left out."""
-    folders = [(child.name.lower(), child) for child in _children(root) if child.is_dir()]
+    folders, others = [(child.name.lower(), child) for child in _children(root) if child.is_dir()], 0
     has_validation = any(SPLIT_FOLDERS.get(name) == PUBLIC_TEST for name, _ in folders if name != "test")
     for name, split_folder in folders:
         usage = PRIVATE_TEST if name == "test" and has_validation else SPLIT_FOLDERS.get(name)
@@ -324,8 +324,14 @@ def _image_files(root, notes: list[str]):
                     f"({', '.join(EMOTIONS)}). Rename or remove it."
                 )
             for file in _children(folder):
-                if file.name.lower().endswith(IMAGE_SUFFIXES):
-                    yield usage, label, file
+                if not file.name.lower().endswith(IMAGE_SUFFIXES):
+                    others += 1
+                    continue
+                # Image releases mix both official halves in test/; the file names still tell them apart.
+                halves = SPLITS[1:] if name == "test" and not has_validation else ()
+                yield next((half for half in halves if file.name.startswith(half + "_")), usage), label, file
+    if others:
+        notes.append(f"{others:,} files or folders among the faces are left out: no {', '.join(IMAGE_SUFFIXES)}.")
 
 
 def _read_image(file) -> tuple[np.ndarray | None, bool]:
@@ -359,13 +365,14 @@ def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
 # --- FER+ -------------------------------------------------------------------------------------------------------
 
 
-def _add_votes(splits: dict[str, Split], found, path) -> list[str]:
-    """Give every split its votes from FER+'s file, if there is one; return notes.
+def _add_votes(splits: dict[str, Split], root, found, path) -> list[str]:
+    """Give every split its votes from FER+'s file, if there is one beside the faces or in the root; return notes.
 
     Row i of the file belongs to row i of fer2013.csv, so the votes of a split follow its faces in order.
     """
     beside = found.parent if found.is_file() else found
-    places = [beside, Path(found.root.filename).parent] if isinstance(found, zipfile.Path) else [beside]
+    places = [beside, *([root] if root.is_dir() else [])]
+    places += [Path(found.root.filename).parent] if isinstance(found, zipfile.Path) else []
     near = (child for place in places for child in _children(place) if child.name == VOTES_FILE)
     file = Path(path) if path else next(near, None)
     if file is None:
@@ -404,9 +411,9 @@ def _read_votes(file) -> pd.DataFrame:
     """Return FER+'s table with the columns usage and `VOTE_COLUMNS`."""
     rows = _rows(file)
     columns = _columns(next(rows, (1, [])))
-    missing = [name for name in ("usage", *VOTE_COLUMNS) if name not in columns]
+    missing = [name for name in ("usage", *VOTE_COLUMNS) if columns.count(name) != 1]
     if missing:
-        raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}.")
+        raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}, or two of them.")
     table = pd.DataFrame([dict(zip(columns, cells, strict=False)) for _, cells in rows if cells], columns=columns)
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     wrong = np.flatnonzero(~(votes.ge(0) & votes.le(100) & (votes % 1 == 0)).all(axis=1))

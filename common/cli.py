@@ -14,6 +14,12 @@ class Parser(argparse.ArgumentParser):
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         return arg_line.partition("#")[0].split()
 
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except (UnicodeDecodeError, RecursionError):
+            self.error("A recipe is not text in UTF-8, or names itself. Those that come along are in recipes/.")
+
     def error(self, message: str):
         unknown = (message.removeprefix("unrecognized arguments: ").split("=")[0].split() or ["''"])[0]
         if message.startswith("unrecognized arguments: "):

@@ -116,6 +116,21 @@ def test_folder_test_is_public_test_unless_there_is_a_validation_folder(tmp_path
         shutil.rmtree(tmp_path / name)
 
 
+def test_names_of_kaggle_s_test_faces_count_only_in_a_test_folder_without_validation_beside_it(tmp_path):
+    write_folders(tmp_path, ROWS, splits=("train", "test", "test"))
+    write_folders(tmp_path, make_rows((0, 1, 0), seed=1), splits=("train", "val", "test"))
+    (tmp_path / "train" / "happy" / "PublicTest_mine.png").write_bytes(next(tmp_path.glob("val/*/*")).read_bytes())
+    counts = load_fer2013(tmp_path).counts()["all"]
+    assert counts.to_dict() == {"Training": 71, "PublicTest": 7, "PrivateTest": 28}
+
+
+def test_names_what_is_no_image_among_the_faces(tmp_path):
+    write_folders(tmp_path, ROWS)
+    (tmp_path / "train" / "happy" / "more").mkdir()
+    (tmp_path / "train" / "sad" / "a.heic").touch()
+    assert "2 files or folders among the faces are left out" in load_fer2013(tmp_path).summary()
+
+
 def test_names_a_folder_of_faces_that_is_left_out(tmp_path):
     write_folders(tmp_path, ROWS)
     shutil.copytree(tmp_path / "train", tmp_path / "holdout")
@@ -673,6 +688,7 @@ def test_batches_with_votes_have_targets_for_two_outputs():
     assert np.allclose(targets["ferplus"][:, EMOTIONS.index("happy")], 1)
 
 
+TWO_COLUMNS = b"Usage,usage,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
 VOTE_ERRORS = {
     "another order": (lambda tmp: write_votes(tmp / "v.csv", ROWS, votes_of(ROWS[::-1])), "does not belong to these"),
     "rows missing": (lambda tmp: write_votes(tmp / "v.csv", ROWS[1:]), "69 rows of Training"),
@@ -680,6 +696,7 @@ VOTE_ERRORS = {
     "negative": (lambda tmp: write_votes(tmp / "v.csv", ROWS, [[-1] * 10] * len(ROWS)), "row 2: votes must be"),
     "text": (lambda tmp: write_votes(tmp / "v.csv", ROWS, [["x"] * 10] * len(ROWS)), "row 2: votes must be"),
     "another table": (lambda tmp: write_csv(tmp / "v.csv", ROWS), "has no column"),
+    "two columns": (lambda tmp: with_file("v.csv", TWO_COLUMNS, lambda tmp: None)(tmp) / "v.csv", "or two of them"),
     "missing": (lambda tmp: tmp / "nowhere.csv", "cannot be read"),
     "empty": (lambda tmp: with_file("v.csv", b"", lambda tmp: None)(tmp) / "v.csv", "has no column"),
     "damaged": (
@@ -700,6 +717,13 @@ def test_refuses_votes_that_do_not_fit(error, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         load_fer2013(path, votes)
     assert "\n" not in str(caught.value)
+
+
+def test_votes_are_found_in_the_folder_that_is_given_too(tmp_path):
+    write_csv(tmp_path / "one" / "fer2013" / "fer2013.csv", ROWS)
+    write_votes(tmp_path / "one" / "fer2013new.csv", ROWS)
+    assert load_fer2013(tmp_path / "one")["Training"].votes is not None
+    assert load_fer2013(zip_up(tmp_path / "a.zip", tmp_path / "one"))["Training"].votes is not None
 
 
 def test_image_folders_have_no_row_order_for_votes(tmp_path):

@@ -26,7 +26,7 @@ from emotions.faces import load_cascade
 from evaluation import figures
 from model import FER2013, UserError, build_model, check_types, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
-from training.options import BEST, TrainingOptions, output_problems, shell_command
+from training.options import BEST, TrainingOptions, command_words, output_problems, shell_command
 from training.schedule import history_columns
 
 RUNS = Path("runs")
@@ -95,10 +95,11 @@ class Run:
             votes = ("--votes", self.options.votes) if self.options.votes else ()
             words = ("train.py", "--data", self.options.data, *votes, "--evaluate", "--model", self.best)
             return f"Stopped before the report was complete; the model is ready. Report on it:\n{shell_command(*words)}"
-        curves = self.folder / "curves.png"
+        curves, places = self.folder / "curves.png", ("data", "votes", "output")  # a resume may have changed them
+        moved = command_words(TrainingOptions(**{name: getattr(self.options, name) for name in places}))
         return (
             f"Stopped. The best model so far is {printable(self.best)}, the curves are {printable(curves)}.\n"
-            f"Continue with: {shell_command('train.py', '--resume', self.folder)}\n"
+            f"Continue with: {shell_command('train.py', '--resume', self.folder, *moved)}\n"
             f"Try it with:   {shell_command('main.py', '--model', self.best)}"
         )
 
@@ -125,7 +126,7 @@ def open_run(args) -> Run:
     if not folder.is_dir():
         raise UserError(f"There is no run {folder}. Give a folder in {RUNS}, or --resume alone for the latest one.")
     try:
-        options, state = TrainingOptions.from_json(read_json(folder / ARGUMENTS)), read_state(folder)
+        state, options = read_state(folder), TrainingOptions.from_json(read_json(folder / ARGUMENTS))
     except KeyError as error:
         raise UserError(f"{folder} was made by another version of train.py. Use that one, or start again.") from error
     except (OSError, TypeError, ValueError) as error:
@@ -133,7 +134,8 @@ def open_run(args) -> Run:
     if state["finished"]:
         raise UserError(f"{folder} is finished; its model is {folder / BEST}. Start a new training without --resume.")
     # The data may have moved, the output's folder may be gone; everything else stays as it was.
-    options = replace(options, data=args.options.data or options.data, output=args.options.output or options.output)
+    given = {name: getattr(args.options, name) for name in ("data", "votes", "output")}
+    options = replace(options, **{name: path for name, path in given.items() if path})
     if options.data is None:
         raise UserError(f"{folder} names no data. Add --data PATH.")
     for problem in output_problems(options.output or Path(BEST)):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from evaluation.metrics import predict
-from model import Classifier, UserError, is_equivariant, load_classifier
+from model import Classifier, UserError, build_model, is_equivariant, load_classifier
 
 TEACHER_WEIGHT = 0.5  # of the teachers' predictions, beside the labels
 
@@ -65,7 +65,7 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
     their predictions (Wortsman et al. 2022, "Model soups"). A model may have an output more than are trained. Raises
     `UserError` for another architecture.
     """
-    weights = []
+    weights, shapes = [], [weight.shape for weight in build_model(arch, outputs=outputs).get_weights()] if paths else []
     for path in paths or ():
         classifier = load_classifier(path)
         name = classifier.model.name
@@ -74,5 +74,7 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
         if classifier.outputs[: len(outputs)] != outputs:
             raise UserError(f"{path} predicts {', '.join(classifier.outputs)}, this training {', '.join(outputs)}.")
         network = classifier.model
-        weights.append(keras.Model(network.input, network.outputs[: len(outputs)]).get_weights())
+        weights.append(keras.Model(network.inputs[0], network.outputs[: len(outputs)]).get_weights())
+        if [weight.shape for weight in weights[-1]] != shapes:
+            raise UserError(f"{path} has other layers than the {arch} of this train.py. Use another model.")
     return [np.mean(of_one_layer, axis=0) for of_one_layer in zip(*weights, strict=True)] or None

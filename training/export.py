@@ -71,7 +71,8 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
         lines.append(_line(path, len(content), agreement))
         description = describe(classifier, source, quantization, agreement)
         description["sha256"] = hashlib.sha256(content).hexdigest()
-        files |= {description_path(path): (json.dumps(description, indent=2) + "\n").encode(), path: content}
+        text = json.dumps(description, indent=2, default=str) + "\n"
+        files |= {description_path(path): text.encode(), path: content}
     with contextlib.ExitStack() as places:  # every file is written before the first is moved into its place
         for path, content in files.items():
             places.enter_context(atomic_path(path)).write_bytes(content)

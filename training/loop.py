@@ -87,6 +87,10 @@ def prepare(run: Run) -> tuple:
     """Return the model of a resumed run or None, the weights to start with or None, and the teachers' functions."""
     if run.options.mixed_precision is None:
         run.options = replace(run.options, mixed_precision=prefers_bfloat16())
+    if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
+        raise UserError(
+            f"Keras's {keras.backend.backend()} cannot train. Set KERAS_BACKEND to tensorflow, jax or torch."
+        )
     options, named = run.options, run.options.teacher or ()
     paths = sorted(run.folder.glob("teacher-*.keras")) if run.state else named
     if len(paths) < len(named):

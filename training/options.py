@@ -130,7 +130,9 @@ def add_training_options(add) -> None:
     add("--small-image-epochs", **epochs, help=small)
     rounds = f"rounds of learning from its own predictions, in the last two thirds (default: {schedule.ROUNDS} {new})"
     add("--self-distillation-rounds", **epochs, help=rounds)
-    tuning = "last epochs, without augmentation, of every round or of the training (default: a thirtieth of all)"
+    tuning = (
+        "last epochs of every round or of the training, without augmentation (default: a thirtieth; 0 without rounds)"
+    )
     add("--fine-tuning-epochs", **epochs, help=tuning)
     add("--init-from", **models, help="start with the weights of a model, or the mean of several, not random ones")
     add("--teacher", **models, help="learn half from the labels, half from what these models predict (distillation)")
@@ -146,11 +148,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.export is True:  # without a name
-        args.export = args.model.with_suffix(".tflite")
+        args.export = args.model.with_suffix(".tflite") if args.model.name else Path("model.tflite")
     given = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
     args.options = complete(given)
     if not (given.data or args.resume):
-        found = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir() and any(folder.iterdir()))
+        usual = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir())
+        found = (folder for folder in usual if any(not child.name.startswith(".") for child in folder.iterdir()))
         args.options = replace(args.options, data=next(found, None))
     for problem in problems(args, given):
         parser.error(problem)
@@ -181,17 +184,16 @@ def problems(args, given: TrainingOptions):
         yield f"{' and '.join(modes)} exclude each other: run one after the other."
     if (args.model, args.split) != (Path(BEST), "PublicTest") and not (args.evaluate or args.export):
         yield "--model and --split belong to --evaluate and --export. To continue from a model, use --init-from."
-    if args.resume:
-        for name, value in vars(given).items():
-            if name not in ("data", "output") and value != getattr(TrainingOptions(), name):
-                option = f"--{name.replace('_', '-')}"
-                yield f"--resume continues with the options of the run: leave {option} out, or start a new one."
-    elif args.evaluate or args.export:
+    kept = {"data", "votes"} | ({"output"} if args.resume else set())
+    for name, value in vars(given).items():
+        if modes and name not in kept and value != getattr(TrainingOptions(), name):
+            yield f"--{name.replace('_', '-')} has no effect with {modes[0]}: leave it out, or start a new training."
+    if args.evaluate or args.export:
         if args.model.suffix == ".tflite":
             yield f"{args.model} is an export. Give --model the .keras file that it was made from."
         if args.export:
             yield from output_problems(args.export, "--export", ".tflite")
-    else:
+    elif not args.resume:
         for path in (*(given.init_from or ()), *(given.teacher or ())):
             if path.suffix != ".keras":
                 yield f"{path} must be a .keras file to start from it or to learn from it."

@@ -74,6 +74,16 @@ def test_a_recipe_is_a_file_of_options_with_comments(tmp_path):
     assert (options.epochs, options.mixup, options.arch) == (4, 0.2, "cnn")  # what comes later wins
 
 
+@pytest.mark.parametrize(
+    "content", ["--epochs 3".encode("utf-16"), "--epochs 3 # für mich".encode("latin-1"), b"@r.txt"]
+)
+def test_a_recipe_that_is_no_text_or_names_itself_is_refused(tmp_path, monkeypatch, refused, content):
+    monkeypatch.chdir(tmp_path)
+    Path("r.txt").write_bytes(content)
+    error = refused("@r.txt", "--data", "x.csv")
+    assert "not text in UTF-8, or names itself" in error and error.count("\n") == 1
+
+
 def test_the_recipe_of_the_plain_cnn_is_that_of_the_design_document():
     options = parse_args([f"@{REPOSITORY / 'recipes' / 'cnn.txt'}", "--data", "x"]).options
     assert (options.arch, options.epochs, options.schedule) == ("cnn", 50, "plateau")
@@ -117,11 +127,14 @@ def test_without_data_it_says_where_to_get_it(tmp_path, monkeypatch, capsys):
         (["--output", "folder.keras"], "cannot be written"),
         (["--arch", "cnn", "--small-image-epochs", "1"], "needs a resnet"),
         (["--evaluate", "--resume"], "--evaluate and --resume exclude each other"),
-        (["--resume", "--epochs", "9"], "leave --epochs out"),
-        (["--resume", "--init-from", "a.keras"], "leave --init-from out"),
+        (["--resume", "--init-from", "a.keras"], "--init-from has no effect with --resume"),
         (["--model", "a.keras"], "use --init-from"),
         (["--split", "PrivateTest"], "use --init-from"),
         (["--resume", "--split", "PrivateTest"], "belong to --evaluate"),
+        (["--resume", "--epochs", "9"], "--epochs has no effect with --resume"),
+        (["--export", "--output", "mine.keras"], "--output has no effect with --export"),
+        (["--evaluate", "--init-from", "mine.keras"], "--init-from has no effect with --evaluate"),
+        (["--export", "--model", ""], "There is no model at"),
         (["--epochs", "2", "--small-image-epochs", "2"], "too few"),
         (["--epochs", "6", "--fine-tuning-epochs", "2"], "too few"),
         (["--epochs", "3", "--self-distillation-rounds", "3"], "too few"),
@@ -150,7 +163,8 @@ def test_data_is_found_in_its_usual_folders(tmp_path, monkeypatch, refused):
     for words in ([], ["--evaluate"], ["--export"]):
         assert "kaggle.com" in refused(*words)
     (tmp_path / "data").mkdir()
-    assert "kaggle.com" in refused()  # it is empty
+    (tmp_path / "data" / ".gitkeep").touch()
+    assert "kaggle.com" in refused()  # nothing is in it
     (tmp_path / "data" / "fer2013.csv").touch()
     assert parse_args([]).options.data == Path("data")
 
