@@ -177,7 +177,7 @@ async function showCamera(stream, facing) {
   track.addEventListener("ended", () => {
     if (camera !== opened) return;
     stopCamera();
-    show("The camera was disconnected. Connect it and start it again.", true);
+    show("The camera was disconnected, or is not allowed any more. Connect or allow it, and start it again.", true);
   });
   $.video.srcObject = stream;
   await $.video.play();
