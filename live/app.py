@@ -14,11 +14,11 @@ from common.cli import printable, warn
 from emotions import EmotionDetector, Face
 from live.logs import Log
 from live.opening import find_sources, is_camera, open_entry, repeated_names
-from live.sinks import FILE_GAP_SECONDS, OutputError, Outputs, refuse_overwriting
+from live.sinks import OutputError, Outputs, refuse_overwriting
 from live.sources import Frame, Source, SourceError, without_secrets
 from live.statistics import Results, Statistics
 from live.timeline import Timeline
-from live.view import View
+from live.view import Pace, View
 from live.window import DisplayProbe, Window
 from model import EMOTIONS, description_path, load_classifier, shipped_model
 
@@ -67,9 +67,8 @@ class App:
 
     def use(self, source: Source, recording=None, mirror: bool = False) -> None:
         """Continue with another source."""
-        self.source, self.recording, self.mirror = source, recording, mirror
+        self.source, self.recording, self.mirror, self._pace = source, recording, mirror, Pace(source)
         self._frames, self._ahead = iter(source), None  # the frame that comes next, if it was read already
-        self._due_seconds = 0.0  # until when a file's last frame was to be shown, 0 if there is none
         self._error = self._name = ""  # of the last frame; of the image that is shown
         self._skip = False  # the rest of the time for which an image or video is shown
         self.statistics.interrupt()
@@ -143,15 +142,10 @@ class App:
         return faces
 
     def _hold(self, frame: Frame) -> None:
-        """Show an image for a second, a video's frame until the next, a live one not at all; and while paused."""
-        due_seconds = now = time.perf_counter()
-        if self.source.still:
-            due_seconds += 1 / self.source.fps
-        elif not self.source.live:
+        """Show the frame until it is due to be replaced, and while paused."""
+        if not (self.source.still or self.source.live):
             self._ahead = self._read()
-            seconds = self._ahead.time_seconds - frame.time_seconds if self._ahead else 0.0
-            due_seconds = (self._due_seconds or now) + (seconds if seconds < FILE_GAP_SECONDS else 0.0)
-            self._due_seconds = due_seconds = max(due_seconds, now)  # a frame that is late delays the rest
+        due_seconds = self._pace.due(frame, self._ahead)
         self._show(max(due_seconds - time.perf_counter(), 0.001))
         while not (self.quit or self._skip) and (self.paused or due_seconds - time.perf_counter() > 0.001):
             self._show(0.03 if self.paused else due_seconds - time.perf_counter())

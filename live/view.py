@@ -1,4 +1,4 @@
-"""What is shown of a frame."""
+"""What is shown of a frame, and for how long."""
 
 import math
 import time
@@ -8,8 +8,8 @@ import numpy as np
 
 from common.cli import printable, warn
 from emotions import overlay
-from live.sinks import write_image
-from live.sources import SourceError
+from live.sinks import FILE_GAP_SECONDS, write_image
+from live.sources import Frame, Source, SourceError
 
 NOTICE_SECONDS = 1.5  # for which a notice stays in the window
 
@@ -69,3 +69,23 @@ class View:
         if message:
             overlay.draw_message(shown, message)
         return shown
+
+
+class Pace:
+    """Until when a frame is shown: an image for a second, a video's frame until the next one, a live one not at all."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._due_seconds = 0.0  # of the last frame, 0 if there is none
+
+    def due(self, frame: Frame, following: Frame | None) -> float:
+        """Return when, by `time.perf_counter`, a frame is to be replaced by the one that follows in its file."""
+        now = time.perf_counter()
+        if self._source.live:
+            return now
+        if self._source.still:
+            return now + 1 / self._source.fps
+        seconds = following.time_seconds - frame.time_seconds if following else 0.0
+        due_seconds = (self._due_seconds or now) + (seconds if seconds < FILE_GAP_SECONDS else 0.0)
+        self._due_seconds = max(due_seconds, now)  # a frame that is late delays the rest
+        return self._due_seconds

@@ -57,6 +57,14 @@ def test_modules_import_only_what_their_folder_may(module):
     assert used <= ALLOWED[folder] | {folder}
 
 
+@pytest.mark.parametrize("module", FILES)
+def test_classes_and_functions_can_be_read_at_once(module):
+    for part in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(part, ast.ClassDef | ast.FunctionDef):
+            lines = part.end_lineno - part.lineno + 1
+            assert lines <= (130 if isinstance(part, ast.ClassDef) else 60), part.name
+
+
 def test_no_imports_are_circular():
     visited, path = set(), []
 
