@@ -217,6 +217,7 @@ class Outputs(Closable):
             with contextlib.suppress(OutputError):
                 recording.close(keep=False)
             self._recordings = [each for each in self._recordings if each is not recording]
+            self._written = [path for path in self._written if path != recording.path]
 
     def _place(self, name: str, suffixes: tuple) -> Path:
         """Return where the annotated copy of a source goes: under its name, with a number if that is used."""
