@@ -226,7 +226,7 @@ def fold_symmetric_kernels(model):
 
     folded = keras.models.clone_model(model, clone_function=replace)
     for layer in model.layers:
-        if layer.name not in replaced:
+        if layer.weights and layer.name not in replaced:  # an input may have another name in the copy
             folded.get_layer(layer.name).set_weights(layer.get_weights())
     return folded
 
