@@ -95,16 +95,6 @@ for (const [name, method] of [["stills", "detect"], ["video", "track"], ["swayin
 test("the camera shows every emotion, and the label follows a cut within half a second", async (t) => {
   const page = await openPage(browser, site.url);
   await startCamera(page);
-  const rate = await page.evaluate(
-    (seconds) =>
-      new Promise((resolve) => {
-        let frames = 0;
-        canvas.addEventListener("faces", () => frames++);
-        setTimeout(() => resolve(frames / seconds), 1000 * seconds);
-      }),
-    4,
-  );
-  t.diagnostic(`${rate.toFixed(1)} frames a second`);
   const seen = await page.evaluate(
     (seconds) =>
       new Promise((resolve) => {
@@ -118,6 +108,7 @@ test("the camera shows every emotion, and the label follows a cut within half a 
       }),
     11.5,
   );
+  t.diagnostic(`${((seen.length - 1) / (seen.at(-1).seconds - seen[0].seconds)).toFixed(1)} frames a second`);
   const labels = new Set(seen.flatMap((frame) => frame.labels));
   assert.deepEqual(EMOTIONS.filter((emotion) => !labels.has(emotion)), []);
   const cuts = seen.filter(({ shown }, i) => i > 0 && shown !== seen[i - 1].shown);
