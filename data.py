@@ -190,8 +190,8 @@ def _csv_columns(file) -> list[str] | None:
     """Return the lower-case column names where a file is a table with emotion and pixels, else None."""
     if not file.name.lower().endswith((".csv", ".csv.gz")):
         return None
-    with contextlib.suppress(DataError, gzip.BadGzipFile, StopIteration):
-        columns = _columns(next(_rows(file)))
+    with contextlib.suppress(DataError, gzip.BadGzipFile):
+        columns = _columns(_rows(file))
         once = columns.count("emotion") == columns.count("pixels") == 1 and columns.count("usage") <= 1
         return columns if once else None
 
@@ -217,8 +217,9 @@ def _lines(stream, file):
         yield line.decode("utf-8-sig", "replace")
 
 
-def _columns(header: tuple[int, list[str]]) -> list[str]:
-    return [name.lower() for name in header[1]]
+def _columns(rows) -> list[str]:
+    """Return the lower-case column names of a table's rows, and leave those that follow the header."""
+    return [name.lower() for name in next(rows, (1, []))[1]]
 
 
 @contextlib.contextmanager
@@ -251,7 +252,7 @@ def _counted(faces):
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
     errors, faces, labels, usages = [], [], [], []
     rows = _rows(file)
-    columns = _columns(next(rows, (1, [])))
+    columns = _columns(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # NumPy's for text instead of numbers
         for row, cells in _counted(rows):
@@ -316,6 +317,8 @@ def _image_files(root, notes: list[str]):
             if any(child.name.lower() in EMOTION_FOLDERS for child in _children(split_folder)):
                 notes.append(f"The folder {split_folder.name} is left out: it is none of {', '.join(SPLIT_FOLDERS)}.")
             continue
+        # Image releases mix both official halves in test/; the file names still tell them apart.
+        halves = SPLITS[1:] if name == "test" and not has_validation else ()
         for folder in (child for child in _children(split_folder) if child.is_dir()):
             label = EMOTION_FOLDERS.get(folder.name.lower())
             if label is None:
@@ -327,8 +330,6 @@ def _image_files(root, notes: list[str]):
                 if not file.name.lower().endswith(IMAGE_SUFFIXES):
                     others += 1
                     continue
-                # Image releases mix both official halves in test/; the file names still tell them apart.
-                halves = SPLITS[1:] if name == "test" and not has_validation else ()
                 yield next((half for half in halves if file.name.startswith(half + "_")), usage), label, file
     if others:
         notes.append(f"{others:,} files or folders among the faces are left out: no {', '.join(IMAGE_SUFFIXES)}.")
@@ -410,7 +411,7 @@ def _add_votes(splits: dict[str, Split], root, found, path) -> list[str]:
 def _read_votes(file) -> pd.DataFrame:
     """Return FER+'s table with the columns usage and `VOTE_COLUMNS`."""
     rows = _rows(file)
-    columns = _columns(next(rows, (1, [])))
+    columns = _columns(rows)
     missing = [name for name in ("usage", *VOTE_COLUMNS) if columns.count(name) != 1]
     if missing:
         raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}, or two of them.")

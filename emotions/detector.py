@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from emotions.face import Face, Faces
-from emotions.faces import CASCADE, brighten, centre, clip_box, crop_faces, find_faces, load_cascade, to_gray
+from emotions.faces import CASCADE, brighten, centred, clip_box, crop_faces, find_faces, load_cascade, to_gray
 from emotions.images import load_image
 from emotions.smoothing import Smoother
 from emotions.tracker import Tracker
@@ -74,11 +74,11 @@ class EmotionDetector:
         self._faces, self._frame_width = [], 0  # of the last call
 
     def _find(self, gray: np.ndarray) -> list[Face]:
-        faces = []
-        for i, (box, tilt, _) in enumerate(find_faces(self._cascade, gray), 1):
-            whole = np.array([*centre(box), *box[2:]])
-            faces.append(Face(i, clip_box(box, gray.shape), tilt_degrees=tilt, smooth_box=whole))
-        return faces
+        found = enumerate(find_faces(self._cascade, gray), 1)
+        return [
+            Face(i, clip_box(box, gray.shape), tilt_degrees=tilt, smooth_box=centred(box))
+            for i, (box, tilt, _) in found
+        ]
 
     def _process(self, image, find: Callable, time_seconds: float) -> Faces:
         """Find an image's faces; set probabilities and label of those seen now: not all are searched in every frame."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from emotions.faces import Found, centre, clip_box, cut_upright, rotated
+from emotions.faces import Found, centre, centred, clip_box, cut_upright, rotated
 from emotions.overlay import draw_faces
 from emotions.smoothing import Smoother
 from model import EMOTIONS
@@ -84,7 +84,7 @@ class Face:
 
     def start(self, gray: np.ndarray, place: Found, now: float) -> None:
         """Begin to follow it where it was found and verified."""
-        self.smooth_box = np.array([*centre(place.box), *place.box[2:]])
+        self.smooth_box = centred(place.box)
         self.found = self.verified = place
         self.checked_seconds = self.supported_seconds = self.seen_seconds = now
         self.tilt_degrees = place.tilt_degrees
@@ -125,7 +125,7 @@ class Face:
             self.alone = place, now
             velocity = (np.array(centre(place.box)) - centre(self.found.box)) / elapsed
             self.velocity = self.velocity + _weight(elapsed, VELOCITY_SECONDS) * (velocity - self.velocity)
-        new = np.array([*centre(place.box), *place.box[2:]])
+        new = centred(place.box)
         shift = np.abs(new - self.smooth_box)[:2].max() / new[2]
         weight = _weight(elapsed, BOX_SMOOTHING_SECONDS)
         weights = np.array([max(weight, min(shift / FAST_SHIFT, 1.0))] * 2 + [weight] * 2)  # sizes come in coarse steps

@@ -160,6 +160,11 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def centred(box) -> np.ndarray:
+    """Return a box as (4,): centre x, centre y, width, height."""
+    return np.array([*centre(box), *box[2:]])
+
+
 def centre(box) -> tuple[float, float]:
     """Return the middle of a box."""
     return box[0] + box[2] / 2, box[1] + box[3] / 2

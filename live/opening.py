@@ -90,7 +90,7 @@ def _expand_matches(matches: list[str]) -> list:
     if not entries:
         raise errors[0]
     for error in errors:
-        warn(f"{error}")
+        warn(error)
     return list(dict.fromkeys(entries))
 
 

@@ -249,10 +249,13 @@ class Outputs(Closable):
 
 def refuse_overwriting(outputs, sources) -> None:
     """Raise `OutputError` if one of the output paths is one of the source files, or another output."""
-    taken, source = {}, "the source"
-    for path, name in [*((each, source) for each in sources), *((each, str(each)) for each in outputs)]:
-        stat = path.stat() if path.exists() else None  # a hard link is the same file under another name
-        file = (stat.st_dev, stat.st_ino) if stat else os.path.realpath(path)
-        if name != source and file in taken:
-            raise OutputError(f"{path} would overwrite {taken[file]}. Choose another name.")
-        taken[file] = name
+
+    def identity(path: Path):  # a hard link is the same file under another name
+        stat = path.stat() if path.exists() else None
+        return (stat.st_dev, stat.st_ino) if stat else os.path.realpath(path)
+
+    taken = dict.fromkeys(map(identity, sources), "the source")
+    for path in outputs:
+        if other := taken.get(identity(path)):
+            raise OutputError(f"{path} would overwrite {other}. Choose another name.")
+        taken[identity(path)] = path

@@ -26,7 +26,7 @@ from emotions.faces import load_cascade
 from evaluation import figures
 from model import FER2013, UserError, build_model, check_types, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
-from training.options import BEST, TrainingOptions, command_words, output_problems, shell_command
+from training.options import BEST, PLACES, TrainingOptions, command_words, output_problems, shell_command
 from training.schedule import history_columns
 
 RUNS = Path("runs")
@@ -95,8 +95,8 @@ class Run:
             votes = ("--votes", self.options.votes) if self.options.votes else ()
             words = ("train.py", "--data", self.options.data, *votes, "--evaluate", "--model", self.best)
             return f"Stopped before the report was complete; the model is ready. Report on it:\n{shell_command(*words)}"
-        curves, places = self.folder / "curves.png", ("data", "votes", "output")  # a resume may have changed them
-        moved = command_words(TrainingOptions(**{name: getattr(self.options, name) for name in places}))
+        curves = self.folder / "curves.png"
+        moved = command_words(TrainingOptions(**{name: getattr(self.options, name) for name in PLACES}))
         return (
             f"Stopped. The best model so far is {printable(self.best)}, the curves are {printable(curves)}.\n"
             f"Continue with: {shell_command('train.py', '--resume', self.folder, *moved)}\n"
@@ -134,7 +134,7 @@ def open_run(args) -> Run:
     if state["finished"]:
         raise UserError(f"{folder} is finished; its model is {folder / BEST}. Start a new training without --resume.")
     # The data may have moved, the output's folder may be gone; everything else stays as it was.
-    given = {name: getattr(args.options, name) for name in ("data", "votes", "output")}
+    given = {name: getattr(args.options, name) for name in PLACES}
     options = replace(options, **{name: path for name, path in given.items() if path})
     if options.data is None:
         raise UserError(f"{folder} names no data. Add --data PATH.")

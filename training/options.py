@@ -13,6 +13,7 @@ from common.files import why_not_writable
 from training import schedule
 
 BEST = "best_model.keras"
+PLACES = ("data", "votes", "output")  # options that a resume may change: the files may have moved
 ARCHITECTURES = ("resnet-equivariant", "resnet", "resnet-huge-equivariant", "resnet-huge", "cnn")
 OPTIMIZERS = {  # what fits each of them
     "muon": {"batch_size": 256, "learning_rate": 2.8e-3},
@@ -184,7 +185,7 @@ def problems(args, given: TrainingOptions):
         yield f"{' and '.join(modes)} exclude each other: run one after the other."
     if (args.model, args.split) != (Path(BEST), "PublicTest") and not (args.evaluate or args.export):
         yield "--model and --split belong to --evaluate and --export. To continue from a model, use --init-from."
-    kept = {"data", "votes"} | ({"output"} if args.resume else set())
+    kept = PLACES if args.resume else ("data", "votes")
     for name, value in vars(given).items():
         if modes and name not in kept and value != getattr(TrainingOptions(), name):
             yield f"--{name.replace('_', '-')} has no effect with {modes[0]}: leave it out, or start a new training."
