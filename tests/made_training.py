@@ -11,7 +11,7 @@ import pytest
 
 from data import load_fer2013
 
-SMALL_RESNETS = {"resnet": ((8, 2), (8, 2)), "resnet-huge": ((8, 1), (8, 2))}
+SMALL_RESNETS = {"resnet": ((8, 2),), "resnet-huge": ((8, 1), (8, 2))}
 SMALL_AND_EAGER = [  # marks of modules that train often
     pytest.mark.usefixtures("small_and_quiet", "eager"),
     pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
