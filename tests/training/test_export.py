@@ -134,7 +134,7 @@ def test_threads_may_load_and_share_networks(folder):
         f"    classifiers = list(pool.map(model.load_classifier, [{str(exported)!r}, {str(keras_file)!r}] * 4))\n"
         "    for classifier in classifiers[:2]:\n"
         "        expected = classifier.probabilities(faces)\n"
-        "        for answers in pool.map(classifier.probabilities, [faces] * 100):\n"
+        "        for answers in pool.map(classifier.probabilities, [faces] * 25):\n"
         "            assert numpy.allclose(answers, expected, atol=1e-6)\n"
         "assert ('ignore', None, Warning, None, 0) not in warnings.filters\n"
         "print('still here', file=sys.stderr)\n"
