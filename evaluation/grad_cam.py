@@ -19,7 +19,12 @@ def grad_cam(model, faces: np.ndarray, codes, labels: str = FER2013) -> np.ndarr
 
     last = output_layer(model, labels)
     kernel, bias = last.get_weights()
-    outputs = [layer.output for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
+    relu = keras.activations.relu  # a layer of its own or a layer's activation
+    outputs = [
+        layer.output
+        for layer in model.layers
+        if isinstance(layer, keras.layers.ReLU) or getattr(layer, "activation", None) is relu
+    ]
     large = [output for output in outputs if len(output.shape) == 4 and output.shape[1] >= 6]  # smaller: no place
     if not large:
         raise ValueError("The network has no ReLU with maps of at least 6 x 6.")

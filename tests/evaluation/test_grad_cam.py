@@ -47,6 +47,20 @@ def test_grad_cam_equals_its_gradients(untrained):
     assert difference.mean() < 0.02
 
 
+def test_a_sequential_network_with_activations_in_its_layers_has_the_map_of_the_same_network_with_relu_layers():
+    import keras
+
+    inside, apart = (
+        keras.Sequential([keras.Input((48, 48, 1)), *convolution, keras.layers.Flatten(), keras.layers.Dense(7)])
+        for convolution in (
+            [keras.layers.Conv2D(4, 3, activation="relu")],
+            [keras.layers.Conv2D(4, 3), keras.layers.ReLU()],
+        )
+    )
+    apart.set_weights(inside.get_weights())
+    assert np.array_equal(grad_cam(inside, FACES, range(7)), grad_cam(apart, FACES, range(7)))
+
+
 def test_grad_cam_refuses_a_network_without_large_maps():
     import keras
 
