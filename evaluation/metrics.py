@@ -215,7 +215,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     truth = np.eye(probabilities.shape[1])[labels]
 
     def brier_score(log_temperature: float) -> float:
-        return ((with_temperature(probabilities, np.exp(log_temperature)) - truth) ** 2).sum(axis=1).mean()
+        return ((with_temperature(probabilities, np.exp(log_temperature)) - truth) ** 2).sum()
 
     low, high = np.log(TEMPERATURES)
     while high - low > 1e-4:
