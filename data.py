@@ -88,6 +88,7 @@ class Dataset:
     source: str
     splits: dict[str, Split]
     notes: list[str] = field(default_factory=list)
+    drawn: bool = False  # PublicTest was drawn from Training, so another network may have learned from it
 
     def __getitem__(self, name: str) -> Split:
         return self.splits[name]
@@ -136,7 +137,7 @@ def load_fer2013(path, votes=None) -> Dataset:
 
 
 def _open_zip(path: Path) -> zipfile.Path:
-    """Return an archive's root. Raises `DataError` for one that would not end, or cannot be unpacked here."""
+    """Return an archive's root. Raises `DataError` where zipfile would loop for ever, or cannot unpack it."""
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises many kinds for damage
@@ -163,17 +164,27 @@ def _find(root):
                 f"{root} is not FER-2013: expected a CSV with the columns emotion and pixels, a folder, or a .zip."
             )
         return root
-    children = _children(root)
+    children, errors = _children(root), []  # of what may be something else, or be meant and damaged
     for folder in [root, *(child for child in children if child.is_dir())]:
-        tables = [(child, _csv_columns(child)) for child in _children(folder) if child.is_file()]
-        tables = [(child, columns) for child, columns in tables if columns is not None]
+        tables = []
+        for file in (child for child in _children(folder) if child.is_file()):
+            try:
+                if columns := _csv_columns(file):
+                    tables.append((file, columns))
+            except (OSError, EOFError, zlib.error) as error:
+                errors.append(error)
         if tables:  # a table that names its splits is preferred to train.csv beside it
             return max(tables, key=lambda table: "usage" in table[1])[0]
         if any(SPLIT_FOLDERS.get(child.name.lower()) == TRAINING for child in _children(folder) if child.is_dir()):
             return folder
     for child in children:
         if child.name.lower().endswith(".zip") and isinstance(child, Path) and child.is_file():
-            return _find(_open_zip(child))
+            try:
+                return _find(_open_zip(child))
+            except DataError as error:
+                errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
     raise DataError(
         f"Nothing of FER-2013 was found in {root}: expected fer2013.csv, icml_face_data.csv, train.csv, "
         "or folders train/<emotion>/ and test/<emotion>/."
@@ -218,7 +229,7 @@ def _lines(stream, file):
 
 
 def _columns(rows) -> list[str]:
-    """Return the lower-case column names of a table's rows, and leave those that follow the header."""
+    """Consume the header of a table's rows; return the column names in lower case."""
     return [name.lower() for name in next(rows, (1, []))[1]]
 
 
@@ -250,7 +261,7 @@ def _counted(faces):
 
 
 def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
-    errors, faces, labels, usages = [], [], [], []
+    errors, read = [], []
     rows = _rows(file)
     columns = _columns(rows)
     with warnings.catch_warnings():
@@ -262,15 +273,11 @@ def _read_csv(file) -> tuple[dict[str, Split], list[str]]:
                 if any(cells[len(columns) :]):
                     raise ValueError(f"{len(cells)} cells instead of {len(columns)}")
                 cells = dict(itertools.zip_longest(columns, cells, fillvalue=""))
-                face, label, usage = _parse_row(cells["emotion"], cells["pixels"], cells.get("usage", TRAINING))
+                read.append(_parse_row(cells["emotion"], cells["pixels"], cells.get("usage", TRAINING)))
             except ValueError as error:
                 errors.append(f"row {row}: {error}")
-            else:
-                faces.append(face)
-                labels.append(label)
-                usages.append(usage)
     _raise_if_any(errors, file)
-    return _split(faces, labels, usages), []
+    return _split(read), []
 
 
 def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray, int, str]:
@@ -291,20 +298,18 @@ def _parse_row(emotion: str, pixels: str, usage: str) -> tuple[np.ndarray, int, 
 
 
 def _read_folders(root) -> tuple[dict[str, Split], list[str]]:
-    errors, faces, labels, usages, notes, cut = [], [], [], [], [], 0
+    errors, read, notes, cut = [], [], [], 0
     for usage, label, file in _counted(_image_files(root, notes)):
         face, is_cut = _read_image(file)
         if face is None:
             errors.append(f"image {file.parent.parent.name}/{file.parent.name}/{file.name}: cannot be decoded")
             continue
-        faces.append(face)
-        labels.append(label)
+        read.append((face, label, usage))
         cut += is_cut
-        usages.append(usage)
     _raise_if_any(errors, root)
     if cut:
-        notes.append(f"{cut:,} images are not square: only the square in their middle is used.")
-    return _split(faces, labels, usages), notes
+        notes.append(f"Images that are not square, of which only the square in the middle is used: {cut:,}.")
+    return _split(read), notes
 
 
 def _image_files(root, notes: list[str]):
@@ -319,7 +324,10 @@ def _image_files(root, notes: list[str]):
             continue
         # Image releases mix both official halves in test/; the file names still tell them apart.
         halves = SPLITS[1:] if name == "test" and not has_validation else ()
-        for folder in (child for child in _children(split_folder) if child.is_dir()):
+        for folder in _children(split_folder):
+            if not folder.is_dir():
+                others += 1
+                continue
             label = EMOTION_FOLDERS.get(folder.name.lower())
             if label is None:
                 raise DataError(
@@ -332,7 +340,7 @@ def _image_files(root, notes: list[str]):
                     continue
                 yield next((half for half in halves if file.name.startswith(half + "_")), usage), label, file
     if others:
-        notes.append(f"{others:,} files or folders among the faces are left out: no {', '.join(IMAGE_SUFFIXES)}.")
+        notes.append(f"Files left out, as they are not images or not in the folder of an emotion: {others:,}.")
 
 
 def _read_image(file) -> tuple[np.ndarray | None, bool]:
@@ -357,7 +365,9 @@ def _read_image(file) -> tuple[np.ndarray | None, bool]:
     return square[:, :, None], height != width
 
 
-def _split(faces: list, labels: list, usages: list) -> dict[str, Split]:
+def _split(read: list) -> dict[str, Split]:
+    """Return the splits of what was read: a face, its label and the name of its split each."""
+    faces, labels, usages = zip(*read, strict=True) if read else ((), (), ())
     everything = Split(np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1), np.array(labels, np.uint8))
     usages = np.array(usages)
     return {name: everything[usages == name] for name in SPLITS if (usages == name).any()}
@@ -378,6 +388,8 @@ def _add_votes(splits: dict[str, Split], root, found, path) -> list[str]:
     file = Path(path) if path else next(near, None)
     if file is None:
         return []
+    if not file.is_file():
+        raise DataError(f"There are no votes at {file}. Give FER+'s {VOTES_FILE} with --votes.")
     if beside is found:
         why = f"{file} belongs to the rows of fer2013.csv, and image folders have no row order"
         if path:
@@ -390,7 +402,8 @@ def _add_votes(splits: dict[str, Split], root, found, path) -> list[str]:
             continue
         if len(rows) != len(split):
             raise DataError(
-                f"{file} has {len(rows):,} rows of {name}, but {found} has {len(split):,}: use whole files."
+                f"{file} has {len(rows):,} rows of {name}, but {found} has {len(split):,}. Use whole files, or move "
+                "the votes elsewhere to train without them."
             )
         split.votes = rows[list(VOTE_COLUMNS)].to_numpy(np.uint8)
         known = most_voted(split.votes) >= 0
@@ -415,11 +428,14 @@ def _read_votes(file) -> pd.DataFrame:
     missing = [name for name in ("usage", *VOTE_COLUMNS) if columns.count(name) != 1]
     if missing:
         raise DataError(f"{file} is not FER+'s fer2013new.csv: it has no column {', '.join(missing)}, or two of them.")
-    table = pd.DataFrame([dict(zip(columns, cells, strict=False)) for _, cells in rows if cells], columns=columns)
+    cells = {row: dict(zip(columns, cells, strict=False)) for row, cells in rows if cells}
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=columns)
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     wrong = np.flatnonzero(~(votes.ge(0) & votes.le(100) & (votes % 1 == 0)).all(axis=1))
     if len(wrong):
-        raise DataError(f"{file}, row {wrong[0] + 2}: votes must be whole numbers from 0 to 100. Download it again.")
+        raise DataError(
+            f"{file}, row {table.index[wrong[0]]}: votes must be whole numbers from 0 to 100. Download it again."
+        )
     return votes.assign(usage=table["usage"])
 
 
@@ -451,7 +467,7 @@ def _checked(dataset: Dataset) -> Dataset:
     constant = is_constant(training.faces)
     if constant.any():
         dataset.splits[TRAINING] = training = training[~constant]
-        dataset.notes.append(f"{constant.sum()} constant images were left out of Training.")
+        dataset.notes.append(f"Constant images left out of Training: {constant.sum()}.")
     missing = [EMOTIONS[code] for code in range(len(EMOTIONS)) if not (training.labels == code).any()]
     if missing:
         raise DataError(f"{dataset.source} has no training face of: {', '.join(missing)}. Use the whole data set.")
@@ -461,7 +477,7 @@ def _checked(dataset: Dataset) -> Dataset:
             raise DataError(f"{dataset.source} has too few faces to set a tenth aside for validation.")
         rest = np.setdiff1d(np.arange(len(training)), chosen)
         parts = dataset.splits | {TRAINING: training[rest], PUBLIC_TEST: training[chosen]}
-        dataset.splits = {name: parts[name] for name in SPLITS if name in parts}
+        dataset.splits, dataset.drawn = {name: parts[name] for name in SPLITS if name in parts}, True
         dataset.notes.append(
             f"No validation split: a stratified tenth of Training ({len(chosen):,} faces) serves as PublicTest."
         )
@@ -492,7 +508,7 @@ def _copies(dataset: Dataset) -> list[str]:
     for first, second in itertools.combinations(dataset.splits, 2):
         count = sum(face.tobytes() in faces[first] for face in dataset[second].faces)
         if count:
-            notes.append(f"{count} faces of {second} are exact copies of faces in {first}.")
+            notes.append(f"Faces of {second} that are exact copies of faces in {first}: {count}.")
     return notes
 
 
@@ -623,7 +639,7 @@ def _rectangles(n: int, size: int, share: float, generator: np.random.Generator)
 
 
 def mix_up(faces, targets, alpha: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return faces (B, ...) and targets (B, 7), each blended with those of the row as far from the other end.
+    """Return faces (B, ...) and targets (B, 7), row i blended with row B - 1 - i.
 
     The shares come from Beta(alpha, alpha) (Zhang et al. 2017, "mixup").
     """

@@ -347,9 +347,11 @@ def import_keras():
             if recent and keras.backend.backend() == "tensorflow":
                 keras.ops.zeros(1)  # the first operation looks for a GPU, and prints a note if there is none
         except ModuleNotFoundError as error:
+            wanted = os.environ.get("KERAS_BACKEND") == error.name
             raise ModelError(
-                f"{error.name} is not installed. Run {sys.executable} -m pip install -r requirements.txt, or set the "
-                "environment variable KERAS_BACKEND to jax or torch if one of these is installed."
+                f"{error.name} is not installed. Run {sys.executable} -m pip install "
+                f"{error.name if wanted else '-r requirements.txt'}, or set the environment variable KERAS_BACKEND to "
+                "tensorflow, jax or torch, whichever is installed."
             ) from error
         except Exception as error:  # a broken package can raise any kind
             raise ModelError(
@@ -427,7 +429,7 @@ def checked_probabilities(outputs: np.ndarray) -> np.ndarray:
     sums = outputs.sum(axis=2, keepdims=True)
     if not (outputs.min() >= 0 and np.abs(sums - 1).max() < 0.05):
         raise ModelError(
-            f"The network's seven outputs are no probabilities: they sum to {sums.flat[0]:.3g}. It needs a softmax "
+            f"The network's seven outputs are not probabilities: they sum to {sums.flat[0]:.3g}. It needs a softmax "
             "as its last layer."
         )
     return outputs / sums  # int8 rounds each of the seven to 1/256
@@ -462,7 +464,9 @@ def load_classifier(path=None, labels: str | None = None) -> Classifier:
     lite = path.suffix == ".tflite"
     if not path.is_file():
         words = "python train.py --data PATH"
-        if lite:  # an export writes the int8 twin beside it
+        if not lite and path.resolve() != BEST_MODEL:
+            words += f" --output {path}"
+        elif lite:  # an export writes the int8 twin beside it
             words += f" --export {path.with_name(path.name.replace('.int8.tflite', '.tflite'))}"
         raise ModelError(f"There is no model at {path}. Make one with: {words}")
     description = read_description(description_path(path))
@@ -500,7 +504,7 @@ def _load_keras(path: Path, description: dict) -> Classifier:
         )
     try:
         if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-            raise ModelError("Its weights are no numbers, or infinite.")
+            raise ModelError("Its weights contain NaN or infinity.")
         checked_probabilities(_predict_once(model, np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)))
     except Exception as error:  # a layer may fail in many ways
         reason = first_line(error).rstrip(".")
@@ -712,7 +716,7 @@ def read_description(path: Path) -> dict:
             if not 0 < of_output.get("temperature", 1) < math.inf:
                 raise ValueError("a temperature is not above 0")
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is no description of a model ({error}). Delete it or train again.") from error
+        raise ModelError(f"{path} is not a description of a model ({error}). Delete it or train again.") from error
     labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])
     if labels != list(EMOTIONS) or pixel_range != [0, 255]:
         raise ModelError(
@@ -740,7 +744,7 @@ def parse_json(content: bytes, object_hook=None) -> dict:
     except RecursionError as error:
         raise ValueError("its JSON is nested too deep") from error
     if not isinstance(parsed, dict):
-        raise ValueError("its JSON is no object")
+        raise ValueError("its JSON is not an object")
     return parsed
 
 

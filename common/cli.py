@@ -4,30 +4,36 @@ import argparse
 import contextlib
 import difflib
 import os
+import shlex
 import sys
 import threading
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports errors in one sentence; reads a recipe, `@FILE`, as several options a line with comments after `#`."""
+    """Reports errors in one sentence; reads a recipe, `@FILE`: options, comments after `#`, paths with spaces in ""."""
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return arg_line.partition("#")[0].split()
+        words = shlex.shlex(arg_line.removeprefix("\ufeff"), posix=True)  # Windows's editors begin with that
+        words.whitespace_split, words.quotes, words.escape = True, '"', ""  # its paths have backslashes
+        return list(words)
 
     def parse_known_args(self, args=None, namespace=None):
         try:
             return super().parse_known_args(args, namespace)
-        except (UnicodeDecodeError, RecursionError):
-            self.error("A recipe is not text in UTF-8, or names itself. Those that come along are in recipes/.")
+        except (ValueError, RecursionError):
+            self.error('A recipe is not text in UTF-8, names itself, or lacks a ". The included ones are in recipes/.')
 
     def error(self, message: str):
         unknown = (message.removeprefix("unrecognized arguments: ").split("=")[0].split() or ["''"])[0]
         if message.startswith("unrecognized arguments: "):
             options = [option for action in self._actions for option in action.option_strings]
             similar = difflib.get_close_matches(unknown, options, 1)
-            message = f"There is no option {unknown}. " + (f"Did you mean {similar[0]}?" if similar else "See --help.")
+            hint = f"Did you mean {similar[0]}?" if similar else "See --help."
+            if "--data" in options and not unknown.startswith("-"):
+                hint = f"For data, write --data {unknown}."
+            message = f"There is no option {unknown}. {hint}"
         if message.startswith("[Errno"):
-            message = f"The recipe cannot be read:{message.partition(']')[2]}. Those that come along are in recipes/."
+            message = f"The recipe cannot be read:{message.partition(']')[2]}. The included ones are in recipes/."
         lines = map(printable, message.split("\n"))  # ours has some; a file's name hardly ever
         self.exit(2, f"{self.prog}: " + "\n".join(lines) + "\n")
 

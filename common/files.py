@@ -24,7 +24,7 @@ def why_not_writable(path: Path) -> str:
         return f"The folder {target.parent} does not exist. Create it, or choose another place for {path.name}."
     existed = target.exists()
     if existed and not target.is_file():  # a folder; a pipe would be waited for
-        return f"{path} cannot be written (it is no file). Choose another place."
+        return f"{path} cannot be written (it is not a file). Choose another place."
     try:  # permission bits are not enough: Windows calls any folder writable
         target.open("ab").close()
         beside = target.with_name(f".{secrets.token_hex(8)}.partial")  # where it will be written

@@ -51,10 +51,11 @@ def describe(history: pd.DataFrame, chance: float = CHANCE) -> list[str]:
 def _gap(best: pd.Series) -> str:
     gap = best["accuracy"] - best["val_accuracy"]
     if best.get("distilled", 0):
+        faces = "on augmented faces, " if best.get("augmentation", 1) else ""
         return (
-            "Training accuracy is measured on augmented faces against labels mixed with a teacher's probabilities, so "
-            "its distance from validation says nothing about overfitting; best_model.json has the final network's "
-            "accuracy on the unchanged training faces."
+            f"Training accuracy is measured {faces}against labels blended with predictions, so its distance from "
+            "validation says nothing about overfitting; best_model.json has the final network's accuracy on unchanged "
+            "training faces."
         )
     if gap < 0:
         return (

@@ -23,7 +23,7 @@ SHIFT_PIXELS = 2  # of test-time averaging: enough to move the pooling grid, and
 
 
 class Comparison(NamedTuple):
-    """The labels of one question, and what the output that is scored against them predicts."""
+    """One set of labels, and the predictions of the output scored against it."""
 
     output: str
     rows: np.ndarray  # bool (faces,): those that have a label; the arrays below hold only these
@@ -83,7 +83,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict:
 
 
 def vote_scores(votes: np.ndarray, probabilities: np.ndarray) -> dict:
-    """Return what the votes (n, 10) on faces show beyond the emotion with the most, which is one of the seven.
+    """Return the scores that need all votes (n, 10), of faces whose most votes go to one of the seven emotions.
 
     `accuracy_majority` is that on the faces where more than half of the people agree, `vote_log_loss` (nats) compares
     the probabilities with the shares of the votes, and `vote_entropy` is the least that it can be.
@@ -155,7 +155,7 @@ def chance_accuracy(labels: np.ndarray) -> float:
 
 
 def nested(scores: dict[str, dict]) -> dict:
-    """Return scores by the labels they are against as one dict: FER-2013's at the top, in it those with votes."""
+    """Merge scores into one dict: those against FER-2013's labels at the top, those against votes under "ferplus"."""
     return scores[FER2013] | {name: each for name, each in scores.items() if name != FER2013}
 
 
@@ -256,10 +256,13 @@ def raise_logits(model, amounts: dict[str, float], labels: str) -> None:
 def coverage(labels: np.ndarray, probabilities: np.ndarray, thresholds=THRESHOLDS) -> list[dict]:
     """Return for each threshold on the confidence the share of faces that reach it and the accuracy on these."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    reached = {threshold: confidence >= threshold for threshold in thresholds}
     return [
-        {"threshold": threshold, "coverage": float(kept.mean()), "accuracy": share("", correct[kept])[""]}
-        for threshold, kept in reached.items()
+        {
+            "threshold": threshold,
+            "coverage": float((kept := confidence >= threshold).mean()),
+            "accuracy": float(correct[kept].mean()) if kept.any() else None,
+        }
+        for threshold in thresholds
     ]
 
 

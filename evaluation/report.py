@@ -64,10 +64,9 @@ def score_splits(classifier, splits: dict) -> dict:
         compared = compare(classifier, split, metrics.predict(classifier.all_probabilities, split.faces))
         scores[name] = nested({key: {"output": c.output} | metrics.score(*c[2:]) for key, c in compared.items()})
         print(f"{name}: {headline(scores[name])}")
-    training = {"training": scores[TRAINING]} | (
-        {"private_test": scores[PRIVATE_TEST]} if PRIVATE_TEST in scores else {}
-    )
-    return {"split": PUBLIC_TEST, "protocol": "single crop", **scores[PUBLIC_TEST], **training}
+    others = {"training": TRAINING, "private_test": PRIVATE_TEST}
+    others = {key: scores[name] for key, name in others.items() if name in scores}
+    return {"split": PUBLIC_TEST, "protocol": "single crop", **scores[PUBLIC_TEST], **others}
 
 
 def headline(card: dict) -> str:
@@ -121,23 +120,25 @@ def fold_temperatures(classifier, split) -> dict:
         if output == name:
             temperature = metrics.fit_temperature(labels, probabilities)
             metrics.fold_temperature(classifier.model, temperature, output)
-            total = temperature * folded_temperature(classifier, output)
+            total = temperature * (folded_temperature(classifier, output) or 1)
             result[name] = calibration(labels, metrics.with_temperature(probabilities, temperature), total)
     return nested(result)
 
 
-def folded_temperature(classifier, output: str = FER2013) -> float:
-    """Return the temperature that training folded into an output, 1.0 where the description has none."""
-    return by_labels(classifier.description.get("calibration", {})).get(output, {}).get("temperature", 1.0)
+def folded_temperature(classifier, output: str = FER2013) -> float | None:
+    """Return the temperature that training folded into an output, None where the description has none."""
+    return by_labels(classifier.description.get("calibration", {})).get(output, {}).get("temperature")
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray, folded: float) -> dict:
-    """Return the ECE without the folded temperature, with it, and cross-fitted on these faces."""
-    before = metrics.with_temperature(probabilities, 1 / folded)
-    return {
+def calibration(labels: np.ndarray, probabilities: np.ndarray, folded: float | None) -> dict:
+    """Return the ECE as it is and cross-fitted on these faces; where a temperature is folded in, also without it."""
+    before = metrics.with_temperature(probabilities, 1 / (folded or 1))
+    fitted = {
         "temperature": folded,
         "fitted_on": PUBLIC_TEST,
         "ece_before": metrics.expected_calibration_error(labels, before),
+    }
+    return (fitted if folded else {}) | {
         "ece_after": metrics.expected_calibration_error(labels, probabilities),
         "ece_cross_fitted": metrics.cross_fitted_error(labels, before),
     }
@@ -244,7 +245,7 @@ def title_section(card: dict) -> str:
     notes = "Intervals are 95 %: Wilson for accuracies, bootstrap for F1, normal approximation for the loss."
     if card["accuracy"] <= card["chance_accuracy"]:
         notes += f" **The accuracy is not above chance, {card['chance_accuracy']:.1%} here.**"
-    if card["split"] == PUBLIC_TEST:
+    if card["split"] == card["calibration"].get("fitted_on"):
         notes += " The best epoch and the temperature were chosen on this split, so its scores are slightly optimistic."
     if FERPLUS in card:
         notes += f"""
@@ -267,10 +268,10 @@ The first column scores the network's output {card["output"]}, the second its ou
 def calibration_section(run: Path, card: dict) -> str:
     scores = {name: each["calibration"] for name, each in by_labels(card).items()}
     rows = score_rows(scores, {
-        "temperature": f"temperature folded into the output, fitted on {card['calibration']['fitted_on']}",
+        "temperature": f"temperature folded into the output, fitted on {PUBLIC_TEST}",
         "ece_before": "expected calibration error (15 bins) without it",
-        "ece_after": "with it",
-        "ece_cross_fitted": "with the temperature fitted on the other nine tenths of these faces",
+        "ece_after": "expected calibration error (15 bins) of the network",
+        "ece_cross_fitted": "with a temperature fitted on the other nine tenths of these faces",
     })  # fmt: skip
     table = markdown_table(["calibration", *(NAMES[name] for name in scores)], rows)
     covered = [

@@ -279,14 +279,14 @@ def test_refuses_weights_that_are_no_numbers(network, tmp_path, number):
     model = keras.saving.load_model(network)
     model.layers[-1].set_weights([np.where(np.arange(7), weight, number) for weight in model.layers[-1].get_weights()])
     model.save(tmp_path / "bad.keras")
-    refused(tmp_path / "bad.keras", "no numbers")
+    refused(tmp_path / "bad.keras", "NaN or infinity")
 
 
 @pytest.mark.parametrize("activation", [None, "sigmoid", "tanh"])
 def test_refuses_outputs_that_are_no_probabilities(tmp_path, activation):
     layers = [keras.layers.Flatten(), keras.layers.Dense(7, activation)]
     keras.Sequential([keras.Input((48, 48, 1)), *layers]).save(tmp_path / "bad.keras")
-    refused(tmp_path / "bad.keras", "no probabilities")
+    refused(tmp_path / "bad.keras", "not probabilities")
 
 
 def test_refuses_outputs_in_a_dict(tmp_path):
@@ -353,19 +353,19 @@ def test_reads_the_description_beside_the_model(saved, tmp_path):
     [
         (json.dumps({"labels": sorted(EMOTIONS)}), "has labels"),
         (json.dumps({"labels": EMOTIONS, "pixel_range": [0, 1]}), "pixels"),
-        ("not json", "is no description"),
-        ("[]", "is no description"),
-        ("[" * 10**6, "is no description"),
-        ('{"labels": null}', "is no description"),
-        ('{"exported_from": []}', "is no description"),
-        ('{"sha256": 7}', "is no description"),
-        ('{"scores": "good"}', "is no description"),
-        ('{"training": 1}', "is no description"),
-        ('{"calibration": []}', "is no description"),
-        ('{"calibration": {"temperature": "x"}}', "is no description"),
-        ('{"calibration": {"temperature": NaN}}', "is no description"),
-        ('{"calibration": {"temperature": 0}}', "is no description"),
-        ('{"calibration": {"ferplus": 1}}', "is no description"),
+        ("not json", "is not a description"),
+        ("[]", "is not a description"),
+        ("[" * 10**6, "is not a description"),
+        ('{"labels": null}', "is not a description"),
+        ('{"exported_from": []}', "is not a description"),
+        ('{"sha256": 7}', "is not a description"),
+        ('{"scores": "good"}', "is not a description"),
+        ('{"training": 1}', "is not a description"),
+        ('{"calibration": []}', "is not a description"),
+        ('{"calibration": {"temperature": "x"}}', "is not a description"),
+        ('{"calibration": {"temperature": NaN}}', "is not a description"),
+        ('{"calibration": {"temperature": 0}}', "is not a description"),
+        ('{"calibration": {"ferplus": 1}}', "is not a description"),
     ],
 )
 def test_refuses_a_description_that_contradicts_the_contract(saved, tmp_path, description, message):

@@ -233,9 +233,9 @@ def test_both_scripts_refuse_a_network_without_probabilities_wherever_it_is_name
     layers = [keras.layers.Flatten(), keras.layers.Dense(7)]
     keras.Sequential([keras.Input((48, 48, 1)), *layers]).save("logits.keras")
     for words in (["--evaluate", "--model"], ["--export", "--model"], ["--teacher"], ["--init-from"]):
-        assert "no probabilities" in refused("--data", "fer2013.csv", *words, "logits.keras")
+        assert "not probabilities" in refused("--data", "fer2013.csv", *words, "logits.keras")
     assert main.main(["demo", "--no-window", "--model", "logits.keras"]) == 2
-    assert "no probabilities" in capsys.readouterr().err
+    assert "not probabilities" in capsys.readouterr().err
     for nothing in ("", ".", "/"):
         assert main.main(["demo", "--no-window", "--model", nothing]) == 2
         assert "There is no model at" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The folder of a training, runs/<time>/, and the callbacks that fill it.
 
-It holds the options, the best model, the history and a backup of the last epoch. Files are written beside their place
-and then moved there, so a kill at any moment leaves each of them whole, and `train.py --resume` continues to the same
+It holds the options, the best model, the history and a backup of the last epoch. These are written under a temporary
+name, then renamed, so a kill at any moment leaves each of them whole, and `train.py --resume` continues to the same
 weights as an uninterrupted training.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import h5py  # noqa: F401  (Keras needs it to save; better missed now than after an epoch)
+import h5py  # noqa: F401  (Keras needs it to save; if it is missing, fail now and not after an epoch)
 import keras
 import numpy as np
 import pandas as pd

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from evaluation.metrics import predict
-from model import Classifier, UserError, build_model, is_equivariant, load_classifier
+from model import ARCHITECTURES, Classifier, UserError, build_model, is_equivariant, load_classifier
 
 TEACHER_WEIGHT = 0.5  # of the teachers' predictions, beside the labels
 
@@ -70,7 +70,8 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
         classifier = load_classifier(path)
         name = classifier.model.name
         if name != arch:
-            raise UserError(f"{path} is a {name}. Add --arch {name}, or use another model.")
+            hint = f"Add --arch {name}, or use" if name in ARCHITECTURES else "Use"
+            raise UserError(f"{path} is a {name}, not a {arch}. {hint} another model.")
         if classifier.outputs[: len(outputs)] != outputs:
             raise UserError(f"{path} predicts {', '.join(classifier.outputs)}, this training {', '.join(outputs)}.")
         network = classifier.model

@@ -79,6 +79,15 @@ def export(classifier, source: Path, dataset, output: Path, int8: bool = True) -
     return "\n".join(lines)
 
 
+def refuse_other_backends() -> None:
+    """Raise `ModelError` where Keras does not run on TensorFlow, whose converter an export needs."""
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"An export needs TensorFlow: run {sys.executable} -m pip install tensorflow, and set the environment "
+            "variable KERAS_BACKEND to tensorflow."
+        )
+
+
 def _refuse_crash(model, source: Path, kinds: list) -> None:
     """Raise `ModelError` if the conversion crashes, as it may with other layers than `build_model`'s (an LSTM)."""
     usual = {type(layer) for arch in ("resnet-equivariant", "cnn") for layer in build_model(arch).layers}
@@ -107,11 +116,6 @@ def convert(model, quantization: str, faces: np.ndarray) -> bytes:
     float16 halves the file and computes as before. int8 computes in integers (Jacob et al. 2018); `faces`, uint8
     (n, 48, 48, 1), show it the range of every layer's values. Raises `ModelError` if it cannot be converted.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ModelError(
-            f"An export needs TensorFlow: run {sys.executable} -m pip install tensorflow, and set the environment "
-            "variable KERAS_BACKEND to tensorflow."
-        )
     import tensorflow as tf
 
     # The converter itself puts uint8 before an int8 network. One face a call: a phone's accelerators want fixed shapes.

@@ -33,11 +33,11 @@ from model import (
 )
 from training.batch_norm import fit_batch_normalization
 from training.checkpoints import ARGUMENTS, HISTORY, Run, new_folder, read_history, remove, write_json
-from training.export import export
+from training.export import export, refuse_other_backends
 from training.options import BEST, command_words, shell_command
 
 ENOUGH_FACES = 20_000  # training faces from which on a model replaces best_model.keras
-SUFFIXES = (".keras", ".json", ".tflite", ".tflite.json")  # of a model, its export and their descriptions
+SUFFIXES = (".keras", ".json", *(f"{kind}{end}" for kind in (".tflite", ".int8.tflite") for end in ("", ".json")))
 # Of emotions with 1 and 3 % of FER+'s votes (logit adjustment, Menon et al. 2021): a network trained on so few of them
 # predicts them too rarely. Chosen on PublicTest: recall rises, and the agreement stays within 0.1 points.
 LOGIT_ADJUSTMENT = {"disgust": 0.4, "fear": 0.8}
@@ -188,9 +188,17 @@ def report(folder: Path, path: Path, classifier, dataset: data.Dataset, split=da
 
 def evaluate_or_export(args) -> None:
     """Do what --evaluate or --export asks for; the model stays as it is."""
+    if args.export:
+        refuse_other_backends()
     classifier = load_classifier(args.model)  # an error in it is reported before the data is read
     dataset = data.load_fer2013(args.options.data, args.options.votes)
     print(dataset.summary())
+    learned_from = classifier.description.get("training", {}).get("data_sha256")
+    if args.evaluate and args.split == data.PUBLIC_TEST and dataset.drawn and learned_from != dataset.sha256():
+        raise UserError(
+            f"{dataset.source} has no PublicTest, and the model may have learned from any of its faces. Give data with "
+            "PublicTest, or exactly the data that it was trained on."
+        )
     if args.export:
         print(f"Converting {printable(args.model)} and comparing, about a minute ...", flush=True)
         print(export(classifier, args.model, dataset, args.export))

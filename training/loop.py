@@ -50,7 +50,10 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
     """
     sha256 = dataset.sha256()
     if run.state and run.state["data_sha256"] != sha256:
-        raise UserError(f"{run.options.data} is not the data of {run.folder}. Point --data to that.")
+        raise UserError(
+            f"{run.options.data} is not the data of {run.folder}, or has other votes. Point --data and --votes to what "
+            "it began with."
+        )
     if run.state.get("stopped") or run.epochs >= run.options.epochs:  # at most the finish is missing
         return
     run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
@@ -258,7 +261,7 @@ def make_callbacks(run: Run, data_sha256: str) -> list:
         if run.state:
             run.update(finished=True)  # a resume would come to the same
             kept = f" The best model until then is {run.best}."
-        raise UserError(f"The loss is not a number any more. Start again with a lower --learning-rate.{kept}")
+        raise UserError(f"The loss became NaN or infinite. Start again with a lower --learning-rate.{kept}")
 
     def add_mean(epoch: int, logs: dict) -> None:
         """Add the mean accuracy of two outputs, by which the best epoch is chosen."""
@@ -282,7 +285,7 @@ def make_callbacks(run: Run, data_sha256: str) -> list:
 
 @contextlib.contextmanager
 def explained_out_of_memory():
-    """Turn a full memory's error, NumPy's, TensorFlow's, JAX's or PyTorch's, into `OutOfMemory`."""
+    """Turn an out-of-memory error of NumPy, TensorFlow, JAX or PyTorch into `OutOfMemory`."""
     try:
         yield
     except Exception as error:

@@ -59,7 +59,7 @@ class TrainingOptions:
         """
         if saved.keys() != vars(cls()).keys():
             raise KeyError("options")
-        paths = {name: Path(saved[name]) for name in ("data", "votes", "output") if isinstance(saved[name], str)}
+        paths = {name: Path(saved[name]) for name in PLACES if isinstance(saved[name], str)}
         several = {n: [Path(path) for path in saved[n]] for n in ("init_from", "teacher") if isinstance(saved[n], list)}
         options = cls(**saved | paths | several)
         parser = make_parser()
@@ -98,7 +98,11 @@ def make_parser() -> Parser:
     add("--mixup", type=number(0), metavar="ALPHA", help="blend pairs of faces, with shares from Beta(ALPHA, ALPHA)")
     add("--seed", type=seed, help="fixes the first weights, the order of the faces and their augmentation")
     add("--distribute", action="store_true", help="train on all GPUs; on JAX on those of several machines, too")
-    add("--output", **model, help=f"where it goes (default: {BEST}, or its run's folder if it saw under 20,000 faces)")
+    add(
+        "--output",
+        **model,
+        help=f"where to save the model (default: {BEST}; with under 20,000 training faces, the run folder)",
+    )
     resume = {"nargs": "?", "type": Path, "const": Path("latest"), "metavar": "RUN"}
     add("--resume", **resume, help="continue this run's folder, or the latest unfinished one, with its options")
     add = parser.add_argument_group("evaluation and export").add_argument
@@ -123,16 +127,19 @@ def add_training_options(add) -> None:
     add("--epochs", type=number(1, kind=int), metavar="N", help="passes over the training faces, at most")
     add("--arch", choices=ARCHITECTURES, help="the network; an equivariant one predicts the same for a mirrored face")
     add("--optimizer", choices=tuple(OPTIMIZERS), help=f"default: muon {new}, else adamw")
-    add("--batch-size", type=number(1, kind=int), metavar="N", help=f"faces a step (default: {batch_size})")
-    add("--learning-rate", type=number(0), metavar="RATE", help=f"the highest (default: {rate})")
-    schedules = "cosine: warm up, then fall to zero; plateau: halve when the validation loss stalls, stop early"
+    add("--batch-size", type=number(1, kind=int), metavar="N", help=f"faces per training step (default: {batch_size})")
+    add("--learning-rate", type=number(0), metavar="RATE", help=f"peak learning rate (default: {rate})")
+    schedules = (
+        "cosine: warm up, then fall to zero; plateau: halve the rate when the validation loss stalls, stop early"
+    )
     add("--schedule", choices=("cosine", "plateau"), help=schedules)
     small = f"first epochs, on {schedule.SMALL_IMAGE_SIZE}-pixel faces (default: two thirds of the first phases {new})"
     add("--small-image-epochs", **epochs, help=small)
-    rounds = f"rounds of learning from its own predictions, in the last two thirds (default: {schedule.ROUNDS} {new})"
+    rounds = f"rounds of learning from its own predictions, in the last two thirds (default: {schedule.ROUNDS} {new}"
+    rounds += " and no teacher)"
     add("--self-distillation-rounds", **epochs, help=rounds)
     tuning = (
-        "last epochs of every round or of the training, without augmentation (default: a thirtieth; 0 without rounds)"
+        "last epochs of each round or of the training, without augmentation (default: --epochs / 30; 0 without rounds)"
     )
     add("--fine-tuning-epochs", **epochs, help=tuning)
     add("--init-from", **models, help="start with the weights of a model, or the mean of several, not random ones")
@@ -142,7 +149,7 @@ def add_training_options(add) -> None:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """Return `options`, complete, and `resume`, `evaluate`, `model`, `split`, `export`.
+    """Return `options`, complete; the names that were `given`; and `resume`, `evaluate`, `model`, `split`, `export`.
 
     Options that are impossible or do not go together end the program with a sentence and status 2.
     """
@@ -150,8 +157,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.export is True:  # without a name
         args.export = args.model.with_suffix(".tflite") if args.model.name else Path("model.tflite")
-    given = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
+    names = [field.name for field in fields(TrainingOptions)]
+    given = TrainingOptions(**{name: getattr(args, name) for name in names})
     args.options = complete(given)
+    parser.set_defaults(**dict.fromkeys(names))
+    args.given = [name for name, value in vars(parser.parse_args(argv)).items() if name in names and value is not None]
     if not (given.data or args.resume):
         usual = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir())
         found = (folder for folder in usual if any(not child.name.startswith(".") for child in folder.iterdir()))
@@ -183,17 +193,21 @@ def problems(args, given: TrainingOptions):
     modes = [f"--{name}" for name in ("evaluate", "export", "resume") if getattr(args, name)]
     if len(modes) > 1:
         yield f"{' and '.join(modes)} exclude each other: run one after the other."
-    if (args.model, args.split) != (Path(BEST), "PublicTest") and not (args.evaluate or args.export):
-        yield "--model and --split belong to --evaluate and --export. To continue from a model, use --init-from."
+    if args.model != Path(BEST) and not (args.evaluate or args.export):
+        yield "--model belongs to --evaluate and --export. To continue from a model, use --init-from."
+    if args.split != "PublicTest" and not args.evaluate:
+        yield "--split belongs to --evaluate: a training and an export are scored on PublicTest."
     kept = PLACES if args.resume else ("data", "votes")
-    for name, value in vars(given).items():
-        if modes and name not in kept and value != getattr(TrainingOptions(), name):
+    for name in args.given:
+        if modes and name not in kept:
             yield f"--{name.replace('_', '-')} has no effect with {modes[0]}: leave it out, or start a new training."
     if args.evaluate or args.export:
         if args.model.suffix == ".tflite":
             yield f"{args.model} is an export. Give --model the .keras file that it was made from."
         if args.export:
             yield from output_problems(args.export, "--export", ".tflite")
+            if args.export.name.endswith(".int8.tflite"):
+                yield f"--export {args.export} names the int8 file. Give the float16 one, without .int8: both are made."
     elif not args.resume:
         for path in (*(given.init_from or ()), *(given.teacher or ())):
             if path.suffix != ".keras":
@@ -227,10 +241,11 @@ def phase_problems(options: TrainingOptions):
     if rounds and options.teacher:
         yield "--self-distillation-rounds and --teacher exclude each other: leave one of them out."
     if (rounds and schedule.self_distillation_epochs(options) < rounds) or small >= schedule.first_epochs(options):
-        yield (
-            f"{options.epochs} epochs are too few for {small} on small images and {rounds} rounds of "
-            f"self-distillation with {tuning} fine-tuning epochs each. Use more --epochs, or fewer of these."
+        parts = {"on small images": small, "rounds of self-distillation": rounds, "fine-tuning epochs each": tuning}
+        wanted = ", ".join(
+            f"{count} {part if rounds else part.removesuffix(' each')}" for part, count in parts.items() if count
         )
+        yield f"{options.epochs} epochs are too few for {wanted}. Use more --epochs, or fewer of these."
 
 
 def command_words(options: TrainingOptions) -> list[str]:

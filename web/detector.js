@@ -95,7 +95,7 @@ export class Classifier {
     const values = outputs[this._output].toTypedArray();
     const total = sum(values); // an int8 network's seven add up to 1 only roughly
     if (!(Math.min(...values) >= 0 && Math.abs(total - 1) < 0.05)) {
-      throw new Error("its seven outputs are no probabilities. It needs a softmax as its last layer.");
+      throw new Error("its seven outputs are not probabilities. It needs a softmax as its last layer.");
     }
     const probabilities = Float32Array.from(values, (value) => value / total);
     [input, ...outputs].forEach((tensor) => tensor.delete());

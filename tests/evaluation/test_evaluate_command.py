@@ -27,6 +27,7 @@ def test_evaluation_writes_a_report_and_leaves_the_model_alone(tmp_path, monkeyp
     (run,) = (tmp_path / "runs").iterdir()
     card = json.loads((run / "scorecard.json").read_text())
     assert (card["split"], card["n"]) == ("PrivateTest", 7)
+    assert "temperature" not in card["calibration"]  # nobody fitted one
     assert "curves.png" not in (run / "report.md").read_text(encoding="utf-8")
     assert str(run.relative_to(tmp_path)) in capsys.readouterr().out
 
@@ -35,6 +36,8 @@ def test_evaluation_refuses_what_it_cannot_score(tmp_path, monkeypatch, network,
     monkeypatch.chdir(tmp_path)
     data = write_csv(tmp_path / "data" / "fer2013.csv", make_rows((2, 1, 0)))
     options = ("--data", data, "--evaluate", "--model")
+    training = write_csv(tmp_path / "train.csv", make_rows((20, 0, 0)))
+    assert "has no PublicTest" in refused(capsys, "--data", training, "--evaluate", "--model", network)
     assert "no PrivateTest" in refused(capsys, *options, network, "--split", "PrivateTest")
     assert "There is no model" in refused(capsys, *options, tmp_path / "none.keras")
     assert "not a .keras file" in refused(capsys, *options, data)

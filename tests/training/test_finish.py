@@ -71,6 +71,16 @@ def test_a_model_of_fer_2013_replaces_the_best_one_and_one_command_undoes_it(run
     assert content("run/best_model.keras") == ["model 0.73"]
 
 
+def test_an_export_of_the_replaced_model_does_not_stay_beside_the_new_one(run):
+    for name in ("best_model.int8.tflite", "best_model.int8.tflite.json"):
+        Path(name).write_text("of the older one")
+    outcome = finish.put_in_place(run, 28698)
+    assert content("best_model.int8.tflite", "best_model.previous.int8.tflite") == [None, "of the older one"]
+    (undo,) = (line.removeprefix("Undo with:").strip() for line in outcome.splitlines() if "Undo" in line)
+    subprocess.run(undo.replace("python", f'"{sys.executable}"', 1), shell=True, check=True)
+    assert content("best_model.int8.tflite", "best_model.int8.tflite.json") == ["of the older one"] * 2
+
+
 def test_the_scores_of_both_outputs_are_named(run):
     scores = json.loads(scored(0.73))["scores"] | {"ferplus": {"accuracy": 0.862, "n": 3372}}
     Path("run/best_model.json").write_text(json.dumps({"scores": scores}))

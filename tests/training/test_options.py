@@ -81,7 +81,7 @@ def test_a_recipe_that_is_no_text_or_names_itself_is_refused(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("r.txt").write_bytes(content)
     error = refused("@r.txt", "--data", "x.csv")
-    assert "not text in UTF-8, or names itself" in error and error.count("\n") == 1
+    assert "not text in UTF-8, names itself" in error and error.count("\n") == 1
 
 
 def test_the_recipe_of_the_plain_cnn_is_that_of_the_design_document():
@@ -129,16 +129,23 @@ def test_without_data_it_says_where_to_get_it(tmp_path, monkeypatch, capsys):
         (["--evaluate", "--resume"], "--evaluate and --resume exclude each other"),
         (["--resume", "--init-from", "a.keras"], "--init-from has no effect with --resume"),
         (["--model", "a.keras"], "use --init-from"),
-        (["--split", "PrivateTest"], "use --init-from"),
-        (["--resume", "--split", "PrivateTest"], "belong to --evaluate"),
+        (["--split", "PrivateTest"], "belongs to --evaluate"),
+        (["--resume", "--split", "PrivateTest"], "belongs to --evaluate"),
+        (["--export", "--split", "PrivateTest"], "belongs to --evaluate"),
         (["--resume", "--epochs", "9"], "--epochs has no effect with --resume"),
+        (["--resume", "--epochs", "68"], "--epochs has no effect with --resume"),  # the default
+        (["more.csv"], "write --data more.csv"),
+        (["@quote.txt"], "lacks a"),
         (["--export", "--output", "mine.keras"], "--output has no effect with --export"),
         (["--evaluate", "--init-from", "mine.keras"], "--init-from has no effect with --evaluate"),
         (["--export", "--model", ""], "There is no model at"),
         (["--epochs", "2", "--small-image-epochs", "2"], "too few"),
         (["--epochs", "6", "--fine-tuning-epochs", "2"], "too few"),
         (["--epochs", "3", "--self-distillation-rounds", "3"], "too few"),
-        (["--epochs", "3", "--self-distillation-rounds", "0", "--fine-tuning-epochs", "3"], "too few"),
+        (
+            ["--epochs", "3", "--self-distillation-rounds", "0", "--fine-tuning-epochs", "3"],
+            "too few for 3 fine-tuning epochs. Use",
+        ),
         (["--self-distillation-rounds", "1", "--teacher", "a.keras"], "exclude each other"),
         (["--schedule", "plateau", "--fine-tuning-epochs", "2"], "need --schedule cosine"),
         (["--schedule", "plateau", "--self-distillation-rounds", "2"], "need --schedule cosine"),
@@ -147,6 +154,7 @@ def test_without_data_it_says_where_to_get_it(tmp_path, monkeypatch, capsys):
         (["--teacher", "answers.npy"], "must be a .keras file"),
         (["--export", "phone.onnx"], "must end in .tflite"),
         (["--export", "nowhere/x.tflite"], "does not exist"),
+        (["--export", "x.int8.tflite"], "names the int8 file"),
         (["--export", "--model", "x.tflite"], "is an export"),
         (["--evaluate", "--model", "x.tflite"], "is an export"),
     ],
@@ -154,8 +162,16 @@ def test_without_data_it_says_where_to_get_it(tmp_path, monkeypatch, capsys):
 def test_options_that_do_not_go_together_are_explained(words, sentence, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "quote.txt").write_text('--data "my data')
     assert sentence in refused("--data", "fer2013.csv", *words)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.keras"]
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.keras", "quote.txt"}
+
+
+def test_a_recipe_has_comments_and_paths_with_spaces_on_every_system(tmp_path):
+    recipe = tmp_path / "a.txt"
+    recipe.write_text('# mine\n--data "my data\\fer2013.csv"  # Windows\n--epochs 9 --seed 3\n', encoding="utf-8-sig")
+    options = parse_args([f"@{recipe}"]).options
+    assert (str(options.data), options.epochs, options.seed) == ("my data\\fer2013.csv", 9, 3)
 
 
 def test_data_is_found_in_its_usual_folders(tmp_path, monkeypatch, refused):
