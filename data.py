@@ -34,13 +34,14 @@ VALIDATION_SEED = 2013
 # neutral, sad and surprise would trade places.
 EMOTION_FOLDERS = {
     **{name: code for code, name in enumerate(EMOTIONS)},
-    **{"anger": 0, "disgusted": 1, "fearful": 2, "happiness": 3, "sadness": 4, "surprised": 5},
-}
+    "anger": 0, "disgusted": 1, "fearful": 2, "happiness": 3, "sadness": 4, "surprised": 5,
+}  # fmt: skip
 SPLIT_FOLDERS = {
-    **{"train": TRAINING, "training": TRAINING},
-    **{"validation": PUBLIC_TEST, "valid": PUBLIC_TEST, "val": PUBLIC_TEST},
-    **{"test": PUBLIC_TEST, "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST},
-}  # beside a folder for validation, "test" is PRIVATE_TEST
+    "train": TRAINING, "training": TRAINING,
+    "validation": PUBLIC_TEST, "valid": PUBLIC_TEST, "val": PUBLIC_TEST,
+    "test": PUBLIC_TEST,  # PRIVATE_TEST beside a folder for validation
+    "publictest": PUBLIC_TEST, "privatetest": PRIVATE_TEST,
+}  # fmt: skip
 VOTES_FILE = "fer2013new.csv"
 # FER+'s columns in its own order: ten people's votes, the last three for none of the seven emotions.
 VOTE_COLUMNS = (

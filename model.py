@@ -42,9 +42,9 @@ TRIAL_SECONDS = 5  # that native code may take for a file of unknown origin
 JSON_BYTES, UNPACKED_BYTES, MEMBERS = 2**24, 2**27, 100  # of a description, and of a .keras archive, at most
 OBJECTS, LAYERS, NUMBERS = 1000, 150, 2**25  # in a .keras configuration; in a row; in all weights or a layer's output
 DESCRIPTION_TYPES = {  # of what is read from a description
-    **{"labels": list, "pixel_range": list, "sha256": str},
-    **{"exported_from": dict, "calibration": dict, "training": dict, "scores": dict},
-}
+    "labels": list, "pixel_range": list, "sha256": str,
+    "exported_from": dict, "calibration": dict, "training": dict, "scores": dict,
+}  # fmt: skip
 KERAS_BYTES = 3.5 * 2**30  # of addresses that TensorFlow needs: it aborts with fewer
 _STDERR_LOCK = threading.RLock()
 

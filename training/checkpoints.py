@@ -32,9 +32,9 @@ from training.schedule import history_columns
 RUNS = Path("runs")
 STATE, HISTORY, ARGUMENTS = "state.json", "history.csv", "arguments.json"
 STATE_TYPES = {
-    **{"epochs": int, "backup": str, "stopped": bool, "finished": bool, "data_sha256": str},
-    **{"dropout_seeds": list, "counters": dict},
-}
+    "epochs": int, "backup": str, "stopped": bool, "finished": bool, "data_sha256": str,
+    "dropout_seeds": list, "counters": dict,
+}  # fmt: skip
 SCORES = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss"]  # columns that every history has
 COUNTERS = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}  # of callbacks
 

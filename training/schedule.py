@@ -15,7 +15,7 @@ SOFT_LABEL_WEIGHT = 0.6  # of the network's own predictions, beside the labels
 SELF_DISTILLATION = {"weight_decay": 0.1, "label_smoothing": 0.0, "mixup": 0.4}
 SELF_DISTILLATION_RATE = 0.75  # times --learning-rate
 SELF_DISTILLATION_AUGMENTATION = 0.3  # times --augmentation, reached at the end of a round
-TEACHER_AUGMENTATION = 0.5  # the same with a --teacher
+TEACHER_AUGMENTATION = 0.5  # times --augmentation, reached at the end of a training with a --teacher
 FINE_TUNING_SLOWDOWN = 5  # the rate of the phase before is divided by this
 
 
