@@ -30,7 +30,7 @@ class EmotionDetector:
     included network; `labels` chooses its output, "ferplus" or "fer2013". Below the probability `threshold` a label is
     "uncertain"; `smoothing_seconds` is the time constant of a tracked face's probabilities, 0 for none. Images are
     paths or uint8 (h, w), or (h, w, 1, 3 or 4) as gray, BGR or BGRA; any other raises `ValueError`. A file
-    that cannot be used raises `model.UserError`, a kind of it.
+    that cannot be used raises `model.UserError`, a subclass of it.
     """
 
     def __init__(self, model=None, *, labels=None, cascade=CASCADE, threshold=0.35, smoothing_seconds=0.18):
@@ -77,7 +77,7 @@ class EmotionDetector:
         found = enumerate(find_faces(self._cascade, gray), 1)
         return [
             Face(i, clip_box(box, gray.shape), tilt_degrees=tilt, smooth_box=centred(box))
-            for i, (box, tilt, _) in found
+            for i, (box, tilt, *_) in found
         ]
 
     def _process(self, image, find: Callable, time_seconds: float) -> Faces:

@@ -16,7 +16,7 @@ HIDDEN_SECONDS = 3.0  # for which a face may be hidden behind another
 BOX_SMOOTHING_SECONDS = 0.15  # time constant of the box of a head at rest
 FAST_SHIFT = 0.1  # shift in box widths from which a box follows without smoothing
 VELOCITY_SECONDS = 0.2  # time constant of a face's velocity
-STRONG_EVIDENCE = 125  # windows: what is followed counts as at least so strong beside what is new
+STRONG_EVIDENCE = 125  # windows: what is followed has at least so much evidence beside what is new
 PATCH_SIZE, PATCH_MARGIN, MIN_CORRELATION = 24, 8, 0.5  # pixels; how well a face's last picture must fit
 CARRIED_SHARE = 0.3  # of a new picture while a face is only carried on: it may be drifting
 APPEARANCE_SIZE = 12  # pixels: the crop that tells two faces apart
@@ -31,11 +31,11 @@ class Face:
     probabilities: np.ndarray | None = None  # (7,), smoothed, in the order of model.EMOTIONS
     label: str = ""  # one of model.EMOTIONS, or "uncertain"
     tilt_degrees: float = 0.0  # of the head, to the right; the face is the box rotated by it around its centre
-    found: Found | None = field(default=None, repr=False)  # as what it was last found,
+    found: Found | None = field(default=None, repr=False)  # where it was last found,
     seen_seconds: float = field(default=0.0, repr=False)  # when,
     searched_seconds: float = field(default=0.0, repr=False)  # and when it was last searched
     supported_seconds: float = field(default=0.0, repr=False)  # when it was last found beyond doubt,
-    verified: Found | None = field(default=None, repr=False)  # last verified, as what,
+    verified: Found | None = field(default=None, repr=False)  # where it was last verified,
     checked_seconds: float = field(default=0.0, repr=False)  # and when that was last tried
     hidden_seconds: float = field(default=-math.inf, repr=False)  # when it was last behind another face
     alone: tuple = field(default=(None, 0.0), repr=False)  # as what, and when, it was last found away from others
@@ -92,9 +92,11 @@ class Face:
 
     def predict(self, now: float) -> Found:
         """Return where it is expected, by constant velocity."""
-        (x, y, width, height), tilt, _ = self.found
+        x, y, width, height = self.found.box
         shift = self.velocity * (now - self.seen_seconds)
-        return Found((x + shift[0], y + shift[1], width, height), tilt, max(self.verified.evidence, STRONG_EVIDENCE))
+        evidence = max(self.verified.evidence, STRONG_EVIDENCE)
+        box = x + shift[0], y + shift[1], width, height
+        return Found(box, self.found.tilt_degrees, evidence, self.verified.strength)
 
     def has_size_of(self, place: Found, ratio: float) -> bool:
         """Return whether the width of a place is that of its last verification, by less than this ratio."""
@@ -110,13 +112,13 @@ class Face:
 
     def carry(self, gray: np.ndarray, now: float) -> Found | None:
         """Return where its last picture fits best near its expected place, None if nowhere."""
-        (x, y, width, height), tilt, evidence = expected = self.predict(now)
+        (x, y, width, height), tilt, *_ = expected = self.predict(now)
         view = cut_upright(gray, expected.box, tilt, PATCH_SIZE, PATCH_SIZE + 2 * PATCH_MARGIN)
         _, correlation, _, best = cv2.minMaxLoc(cv2.matchTemplate(view, self.patch, cv2.TM_CCOEFF_NORMED))
         if correlation < MIN_CORRELATION:
             return None
         shift = rotated(np.array(best) - PATCH_MARGIN, tilt) * width / PATCH_SIZE
-        return Found((x + shift[0], y + shift[1], width, height), tilt, evidence)
+        return expected._replace(box=(x + shift[0], y + shift[1], width, height))
 
     def move(self, gray: np.ndarray, place: Found, now: float, alone: bool = True) -> None:
         """Take the place where it was found. The box of a head at rest is smoothed, a moving one followed at once."""

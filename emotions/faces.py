@@ -26,13 +26,13 @@ STILL_SIDE, TURNED_STILL_SIDE = 1280, 640  # pixels: an image and its turned cop
 VERIFY_SIZE, VERIFY_MARGIN = 54, 0.25  # pixels: width of a candidate in verification; border around it in widths
 FOLLOW_SIZE, FOLLOW_MARGIN = 30, 0.3  # pixels: width of a face when it is followed; border around it in widths
 FOLLOW_STEPS, FOLLOW_FACTOR = (-10, 10), 1.2  # degrees: it is searched to both sides of its last tilt; scale factor
-BOX_SCALE = 0.94  # of the mean of these windows, as the network's accuracy is highest at
+BOX_SCALE = 0.94  # of the mean of these windows: where the network is most accurate
 MIN_EVIDENCE, LARGE_SHARE = 15, 1 / 3  # windows in six views that a face as wide as this share of the frame needs;
 HALF_EVIDENCE, MOST_EVIDENCE = 8, 40  # so many more at half that width, as there are more places to be wrong, up to
 FLAT, FLAT_FACTOR = 20, 2  # below this contrast (standard deviation, gray levels) it needs so many times more,
 TILTED_DEGREES, TILTED_FACTOR = 20, 1.5  # and from this tilt on as well
-NEAR_SHARE, MIN_NEAR = 0.6, 75  # share of a stronger face's evidence that is needed on its body or at quite another
-NEIGHBOR_SHARE = 0.25  # size, and at least so many windows; the same for a face of its size beside it
+NEAR_SHARE, MIN_NEAR = 0.6, 75  # share of a larger, stronger face's evidence that is needed near it; at least, windows
+NEIGHBOR_SHARE = 0.25  # share of it that a face of about its size needs beside it
 MAX_NEEDED = 150  # windows that are enough everywhere
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
 SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are levelled by the rest
@@ -46,11 +46,12 @@ class Found(NamedTuple):
     box: tuple[float, float, float, float]  # x, y, width, height in pixels of the full frame, not clipped
     tilt_degrees: float
     evidence: int  # windows of the cascade
+    strength: float = 0.0  # the evidence, as a multiple of what a face of its kind needs; 0 until it is verified
 
     def mirrored(self, frame_width: int) -> "Found":
         """Return it as it is in the mirrored frame."""
         x, y, width, height = self.box
-        return Found((frame_width - x - width, y, width, height), -self.tilt_degrees, self.evidence)
+        return self._replace(box=(frame_width - x - width, y, width, height), tilt_degrees=-self.tilt_degrees)
 
 
 def load_cascade(path=CASCADE) -> "cv2.CascadeClassifier":  # quoted: OpenCV 5 has none
@@ -208,8 +209,8 @@ def search_frame(cascade, gray: np.ndarray, side: int, scale_factor: float, min_
     boxes, neighbors = cascade.detectMultiScale2(small, scale_factor, min_neighbors)
     found = []
     for (x, y, width, height), count in zip(boxes, neighbors, strict=True):
-        centre = back @ (x + width / 2, y + height / 2, 1) / zoom
-        corner = centre - np.array([width, height]) / zoom / 2
+        middle = back @ (x + width / 2, y + height / 2, 1) / zoom
+        corner = middle - np.array([width, height]) / zoom / 2
         found.append(Found((*corner, width / zoom, height / zoom), turn, int(count)))
     return strongest_first(found)
 
@@ -268,16 +269,16 @@ def verify(cascade, gray: np.ndarray, candidate: Found, share: float = 1.0) -> F
     It is searched from six views, and then again around what they show: a false one rarely is where it seemed to be.
     `share` of the usual evidence is needed.
     """
-    needed = share * _needed_evidence(gray, candidate)
+    usual = _needed_evidence(gray, candidate)
     face = _search_closely(cascade, gray, candidate)
-    if face is None or face.evidence < needed / 3:
+    if face is None or face.evidence < share * usual / 3:
         return None
     face = _search_closely(cascade, gray, face)
-    if face is None or face.evidence < needed:
+    if face is None or face.evidence < share * usual:
         return None
     x, y = centre(face.box)
     width, height = BOX_SCALE * face.box[2], BOX_SCALE * face.box[3]
-    return face._replace(box=(x - width / 2, y - height / 2, width, height))
+    return face._replace(box=(x - width / 2, y - height / 2, width, height), strength=face.evidence / usual)
 
 
 def _needed_evidence(gray: np.ndarray, face: Found) -> float:
@@ -303,9 +304,10 @@ def _search_closely(cascade, gray: np.ndarray, face: Found) -> Found | None:
 def is_plausible(face: Found, others: list[Found]) -> bool:
     """Return whether a face is strong enough beside stronger ones.
 
-    What lies below or beside a stronger face, overlaps it, or has quite another size than all of them, is rarely one.
+    What is smaller than a stronger face and lies below, beside or on it, or is much smaller than all of them, is rarely
+    one. Strengths are compared, as small faces need more evidence than large ones.
     """
-    stronger = [other for other in others if other.evidence > face.evidence]
+    stronger = [other for other in others if other.strength > face.strength]
     like = [0.6 < face.box[2] / other.box[2] < 1.6 for other in stronger]
     needed = 0.0
     for other, is_like in zip(stronger, like, strict=True):
@@ -313,7 +315,7 @@ def is_plausible(face: Found, others: list[Found]) -> bool:
         on_body = abs(x) < 2 and -1 < y < 4
         if is_like and max(abs(x), abs(y)) > 0.9:  # a second person
             needed = max(needed, NEIGHBOR_SHARE * other.evidence if on_body else 0)
-        elif on_body or not any(like):
+        elif face.box[2] < other.box[2] and (on_body or not any(like)):
             needed = max(needed, NEAR_SHARE * other.evidence, MIN_NEAR)
     return face.evidence >= min(needed, MAX_NEEDED)
 
@@ -336,8 +338,8 @@ def find_faces(cascade, gray: np.ndarray) -> list[Found]:
 
 
 def strongest_first(found: list[Found]) -> list[Found]:
-    """Sort by evidence and, where that is equal, by place: the cascade's threads find in any order."""
-    return sorted(found, key=lambda each: (-each.evidence, each.box))
+    """Sort by strength, then evidence and, where both are equal, by place: the cascade's threads find in any order."""
+    return sorted(found, key=lambda each: (-each.strength, -each.evidence, each.box))
 
 
 def keep_strongest(found: list[Found]) -> list[Found]:

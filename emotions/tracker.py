@@ -14,6 +14,8 @@ from emotions.faces import (
     intersection,
     is_plausible,
     is_same_face,
+    keep_strongest,
+    overlap,
     search_frame,
     search_near,
     verify,
@@ -21,7 +23,8 @@ from emotions.faces import (
 
 SEARCH_SIDE, TURNED_SIDE = 640, 320  # pixels: a frame and its turned copies are shrunk to this longer side for a search
 SEARCH_SECONDS = 1.5  # between searches, and between those of turned copies, while every known face is in view
-MISSING_SEARCH_SECONDS = 0.15  # the same while a face is missing, or none is known
+MISSING_SEARCH_SECONDS = 0.15  # the same while a face is missing, or none is known,
+START_SECONDS = 0.5  # and for so long at the start of a video
 MAX_PER_FRAME = 4  # faces that are searched in one frame; if there are more, they take turns,
 TURN_SECONDS = 0.095  # each at least ten times a second
 KEEP_SECONDS = 1.0  # for which a face that is not found keeps its id,
@@ -57,11 +60,12 @@ class Tracker:
         """Return the faces to show in the next frame, uint8 (height, width), by id. Time is that of the source."""
         if gray.shape != self._shape or time_seconds < self._now:  # another size, or a video that restarts
             self._forget()
+        self._start_seconds = min(self._start_seconds, time_seconds)
         slow = time_seconds - self._now >= MISSING_SEARCH_SECONDS
         self._shape, self._now, now = gray.shape, time_seconds, time_seconds
         self._follow(gray)
-        missing = not self.faces or any(not face.in_view for face in self.faces)
-        interval = MISSING_SEARCH_SECONDS if missing else SEARCH_SECONDS
+        often = now - self._start_seconds < START_SECONDS or not all(face.in_view for face in self.faces)
+        interval = MISSING_SEARCH_SECONDS if often or not self.faces else SEARCH_SECONDS
         upright = now - self._searched_seconds >= interval
         if upright:
             self._search(gray, 0)
@@ -80,6 +84,7 @@ class Tracker:
     def _forget(self) -> None:
         self.faces, self._turn = [], TURNS[1]
         self._searched_seconds = self._turned_seconds = -math.inf
+        self._start_seconds = math.inf
 
     def _follow(self, gray: np.ndarray) -> None:
         """Search the faces whose turn it is near their places, and assign what is found."""
@@ -151,14 +156,14 @@ class Tracker:
         for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
             same = next((face for face in in_view if is_same_face(candidate.box, face.found.box)), None)
             fits = same and same.has_size_of(candidate, OTHER_SIZE)
-            if fits or any(is_same_face(candidate.box, other.box) for other in new):
+            if fits or any(overlap(candidate.box, other.box) >= 0.5 for other in new):
                 continue
             place = verify(self._cascade, gray, candidate)
-            if same and place and place.evidence > same.predict(now).evidence:  # it was only a part of a face
+            if same and place and place.strength > same.verified.strength:  # it was only a part of a face
                 same.start(gray, place, now)
-            elif place and not any(is_same_face(place.box, other.box) for other in known + new):
-                new.append(place)
-        others = new + [face.predict(now) for face in self.faces]
+            elif place and not any(is_same_face(place.box, other.box) for other in known):
+                new = keep_strongest([*new, place])
+        others = new + [face.predict(now) for face in in_view]
         pairs = _assign(gray, missing, new, now)
         for place in new:
             face = next((face for face, taken in pairs if taken is place), None)

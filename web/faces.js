@@ -15,7 +15,7 @@ const STILL_SIDE = 1280; // pixels: an image is shrunk to this longer side,
 const TURNED_STILL_SIDE = 640; // and its turned copies to this
 const VERIFY_SIZE = 54; // pixels: width of a candidate in verification
 const VERIFY_MARGIN = 0.25; // border around it in widths
-const BOX_SCALE = 0.94; // of the mean of these windows, as the network's accuracy is highest at
+const BOX_SCALE = 0.94; // of the mean of these windows: where the network is most accurate
 const MIN_EVIDENCE = 15; // windows in six views that a face needs that is as wide
 const LARGE_SHARE = 1 / 3; // as this share of the frame;
 const HALF_EVIDENCE = 8; // so many more at half that width, as there are more places to be wrong,
@@ -24,9 +24,9 @@ const FLAT = 20; // below this contrast (standard deviation, gray levels) it nee
 const FLAT_FACTOR = 2; // so many times more,
 const TILTED_DEGREES = 20; // and from this tilt on
 const TILTED_FACTOR = 1.5; // as well
-const NEAR_SHARE = 0.6; // share of a stronger face's evidence that is needed on its body or at quite another size,
+const NEAR_SHARE = 0.6; // share of a larger, stronger face's evidence that is needed near it,
 const MIN_NEAR = 75; // and at least so many windows;
-const NEIGHBOR_SHARE = 0.25; // the same for a face of its size beside it
+const NEIGHBOR_SHARE = 0.25; // share of it that a face of about its size needs beside it
 const MAX_NEEDED = 150; // windows that are enough everywhere
 const SAME_FACE = 0.3; // intersection over union from which two boxes are one face
 const SMALL_TILT = 8; // degrees that the network, trained on tilted faces, does not mind: the rest is levelled
@@ -142,7 +142,7 @@ export class FaceSearch {
       const inTurned = [x + width / 2 - rotation[2], y + height / 2 - rotation[5]];
       const [centreX, centreY] = turn ? rotated(inTurned, turn) : [x + width / 2, y + height / 2];
       const corner = [centreX / zoom - width / zoom / 2, centreY / zoom - height / zoom / 2];
-      return { box: [...corner, width / zoom, height / zoom], tiltDegrees: turn, evidence };
+      return { box: [...corner, width / zoom, height / zoom], tiltDegrees: turn, evidence, strength: 0 };
     });
     return strongestFirst(mapped);
   }
@@ -173,7 +173,7 @@ export class FaceSearch {
       const shift = rotated([mirrored ? -x : x, y], tiltDegrees).map((value) => value * scale);
       const width = foundWidth * scale;
       const corner = centre(box).map((value, k) => shift[k] + value - width / 2);
-      found[i].push({ box: [...corner, width, width], tiltDegrees, evidence });
+      found[i].push({ box: [...corner, width, width], tiltDegrees, evidence, strength: 0 });
     }
     return found;
   }
@@ -184,14 +184,14 @@ export class FaceSearch {
    * to be. `share` of the usual evidence is needed.
    */
   verify(gray, candidate, share = 1) {
-    const needed = share * this._neededEvidence(gray, candidate);
+    const usual = this._neededEvidence(gray, candidate);
     const first = this._searchClosely(gray, candidate);
-    if (!first || first.evidence < needed / 3) return null;
+    if (!first || first.evidence < (share * usual) / 3) return null;
     const face = this._searchClosely(gray, first);
-    if (!face || face.evidence < needed) return null;
+    if (!face || face.evidence < share * usual) return null;
     const [x, y] = centre(face.box);
     const [width, height] = [BOX_SCALE * face.box[2], BOX_SCALE * face.box[3]];
-    return { ...face, box: [x - width / 2, y - height / 2, width, height] };
+    return { ...face, box: [x - width / 2, y - height / 2, width, height], strength: face.evidence / usual };
   }
 
   /** Returns how many windows a face needs, by its size, contrast and tilt. */
@@ -258,15 +258,16 @@ export function merge(views) {
   const evidence = views.reduce((sum, view) => sum + view.evidence, 0);
   const mean = (value) => views.reduce((sum, view) => sum + value(view) * view.evidence, 0) / evidence;
   const box = [0, 1, 2, 3].map((i) => mean((view) => view.box[i]));
-  return { box, tiltDegrees: mean((view) => view.tiltDegrees), evidence };
+  return { box, tiltDegrees: mean((view) => view.tiltDegrees), evidence, strength: 0 };
 }
 
 /**
- * Returns whether a face is strong enough beside stronger ones: what lies below or beside a stronger face, overlaps it,
- * or has quite another size than all of them, is rarely one.
+ * Returns whether a face is strong enough beside stronger ones: what is smaller than a stronger face and lies below,
+ * beside or on it, or is much smaller than all of them, is rarely one. Strengths are compared, as small faces need more
+ * evidence than large ones.
  */
-export function isPlausible({ box, evidence }, others) {
-  const stronger = others.filter((other) => other.evidence > evidence);
+export function isPlausible({ box, evidence, strength }, others) {
+  const stronger = others.filter((other) => other.strength > strength);
   const like = stronger.map((other) => 0.6 < box[2] / other.box[2] && box[2] / other.box[2] < 1.6);
   let needed = 0;
   for (const [i, other] of stronger.entries()) {
@@ -275,16 +276,18 @@ export function isPlausible({ box, evidence }, others) {
     const onBody = Math.abs(x) < 2 && -1 < y && y < 4;
     if (like[i] && Math.max(Math.abs(x), Math.abs(y)) > 0.9) { // a second person
       needed = Math.max(needed, onBody ? NEIGHBOR_SHARE * other.evidence : 0);
-    } else if (onBody || !like.includes(true)) {
+    } else if (box[2] < other.box[2] && (onBody || !like.includes(true))) {
       needed = Math.max(needed, NEAR_SHARE * other.evidence, MIN_NEAR);
     }
   }
   return evidence >= Math.min(needed, MAX_NEEDED);
 }
 
-/** Sorts by evidence and, where that is equal, by place. */
-export const strongestFirst = (found) =>
-  [...found].sort((a, b) => b.evidence - a.evidence || a.box.map((value, i) => value - b.box[i]).find(Boolean) || 0);
+/** Sorts by strength, then evidence and, where both are equal, by place. */
+export const strongestFirst = (found) => {
+  const byPlace = (a, b) => a.box.map((value, i) => value - b.box[i]).find(Boolean) || 0;
+  return [...found].sort((a, b) => b.strength - a.strength || b.evidence - a.evidence || byPlace(a, b));
+};
 
 /** Returns the strongest of several boxes on each face, the strongest face first. */
 export function keepStrongest(found) {

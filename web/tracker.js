@@ -1,5 +1,5 @@
 // The same face from frame to frame: as emotions/face.py and emotions/tracker.py. Times are seconds of the video.
-import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge } from "./faces.js";
+import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge, overlap } from "./faces.js";
 import { IMAGE_SIZE, overlap, rotated, round, strongestFirst, TURNS } from "./faces.js";
 
 const SHOW_SECONDS = 0.2; // for which the box of a face that is not found is still shown
@@ -7,7 +7,7 @@ const HIDDEN_SECONDS = 3.0; // for which a face may be hidden behind another
 const BOX_SMOOTHING_SECONDS = 0.15; // time constant of the box of a head at rest
 const FAST_SHIFT = 0.1; // shift in box widths from which a box follows without smoothing
 const VELOCITY_SECONDS = 0.2; // time constant of a face's velocity
-const STRONG_EVIDENCE = 125; // windows: what is followed counts as at least so strong beside what is new
+const STRONG_EVIDENCE = 125; // windows: what is followed has at least so much evidence beside what is new
 const PATCH_SIZE = 24; // pixels: a face's last picture,
 const PATCH_MARGIN = 8; // the border around its place in which it is searched,
 const MIN_CORRELATION = 0.5; // and how well it must fit
@@ -18,7 +18,8 @@ const APPEARANCE_WEIGHT = 1.5; // of its difference, beside widths
 const SEARCH_SIDE = 640; // pixels: a frame is shrunk to this longer side for a search,
 const TURNED_SIDE = 320; // and its turned copies to this
 const SEARCH_SECONDS = 1.5; // between searches, and between those of turned copies, while every known face is in view
-const MISSING_SEARCH_SECONDS = 0.15; // the same while a face is missing, or none is known
+const MISSING_SEARCH_SECONDS = 0.15; // the same while a face is missing, or none is known,
+const START_SECONDS = 0.5; // and for so long at the start of a video
 const FOLLOW_SIZE = 30; // pixels: width of a face when it is followed
 const FOLLOW_MARGIN = 0.3; // border around it in widths
 const FOLLOW_STEPS = [-10, 10]; // degrees: it is searched to both sides of its last tilt
@@ -81,7 +82,7 @@ export class Face {
     const { box: [x, y, width, height], tiltDegrees } = this.found;
     const [shiftX, shiftY] = this.velocity.map((value) => value * (now - this.seenSeconds));
     const evidence = Math.max(this.verified.evidence, STRONG_EVIDENCE);
-    return { box: [x + shiftX, y + shiftY, width, height], tiltDegrees, evidence };
+    return { box: [x + shiftX, y + shiftY, width, height], tiltDegrees, evidence, strength: this.verified.strength };
   }
 
   /** Returns whether the width of a place is that of its last verification, by less than this ratio. */
@@ -121,14 +122,15 @@ export class Face {
 
   /** Returns where its last picture fits best near its expected place, null if nowhere. */
   carry(gray, now) {
-    const { box, tiltDegrees, evidence } = this.predict(now);
+    const expected = this.predict(now);
+    const { box, tiltDegrees } = expected;
     const side = PATCH_SIZE + 2 * PATCH_MARGIN;
     const view = this._search.cutUpright(gray, box, tiltDegrees, PATCH_SIZE, side);
     const { correlation, x, y } = this._search.match(view, side, this.patch, PATCH_SIZE);
     if (correlation < MIN_CORRELATION) return null;
     const shift = rotated([x - PATCH_MARGIN, y - PATCH_MARGIN], tiltDegrees);
     const [shiftX, shiftY] = shift.map((value) => (value * box[2]) / PATCH_SIZE);
-    return { box: [box[0] + shiftX, box[1] + shiftY, box[2], box[3]], tiltDegrees, evidence };
+    return { ...expected, box: [box[0] + shiftX, box[1] + shiftY, box[2], box[3]] };
   }
 
   /** Takes the place where it was found. The box of a head at rest is smoothed, a moving one followed at once. */
@@ -193,11 +195,12 @@ export class Tracker {
   update(gray, timeSeconds) {
     const { cols, rows } = gray;
     if (cols !== this._cols || rows !== this._rows || timeSeconds < this._now) this._forget();
+    this._startSeconds = Math.min(this._startSeconds, timeSeconds);
     const slow = timeSeconds - this._now >= MISSING_SEARCH_SECONDS;
     Object.assign(this, { _cols: cols, _rows: rows, _now: timeSeconds });
     this._follow(gray);
-    const missing = !this.faces.length || this.faces.some((face) => !face.inView);
-    const interval = missing ? MISSING_SEARCH_SECONDS : SEARCH_SECONDS;
+    const often = timeSeconds - this._startSeconds < START_SECONDS || this.faces.some((face) => !face.inView);
+    const interval = often || !this.faces.length ? MISSING_SEARCH_SECONDS : SEARCH_SECONDS;
     const upright = timeSeconds - this._searchedSeconds >= interval;
     if (upright) {
       this._searchFrame(gray, 0);
@@ -212,7 +215,8 @@ export class Tracker {
   }
 
   _forget() {
-    Object.assign(this, { faces: [], _turn: TURNS[1], _searchedSeconds: -Infinity, _turnedSeconds: -Infinity });
+    Object.assign(this, { faces: [], _turn: TURNS[1], _searchedSeconds: -Infinity });
+    Object.assign(this, { _turnedSeconds: -Infinity, _startSeconds: Infinity });
   }
 
   /** Searches the faces whose turn it is near their places, and assigns what is found. */
@@ -326,21 +330,22 @@ export class Tracker {
   /** Searches the whole frame, turned so far, for missing faces and for new ones. */
   _searchFrame(gray, turn) {
     const now = this._now;
-    const found = [];
+    let found = [];
     const inView = this.faces.filter((face) => face.inView);
     const known = inView.map((face) => face.found);
     const missing = this.faces.filter((face) => !face.inView);
     for (const candidate of this._search.frame(gray, turn ? TURNED_SIDE : SEARCH_SIDE, 1.2, 2, turn)) {
       const same = inView.find((face) => isSameFace(candidate.box, face.found.box));
-      if (found.some(({ box }) => isSameFace(candidate.box, box)) || same?.hasSizeOf(candidate, OTHER_SIZE)) continue;
+      const fits = same?.hasSizeOf(candidate, OTHER_SIZE);
+      if (fits || found.some(({ box }) => overlap(candidate.box, box) >= 0.5)) continue;
       const place = this._search.verify(gray, candidate);
-      if (same && place && place.evidence > same.predict(now).evidence) { // it was only a part of a face
+      if (same && place && place.strength > same.verified.strength) { // it was only a part of a face
         same.start(gray, place, now);
-      } else if (place && ![...known, ...found].some(({ box }) => isSameFace(place.box, box))) {
-        found.push(place);
+      } else if (place && !known.some(({ box }) => isSameFace(place.box, box))) {
+        found = keepStrongest([...found, place]);
       }
     }
-    const others = [...found, ...this.faces.map((face) => face.predict(now))];
+    const others = [...found, ...inView.map((face) => face.predict(now))];
     const pairs = [...this._assign(gray, missing, found)];
     for (const place of found) {
       let [face] = pairs.find(([, taken]) => taken === place) ?? [];

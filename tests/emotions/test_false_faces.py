@@ -41,6 +41,38 @@ def test_a_pattern_on_the_chest_is_no_newcomer_in_a_video(cascade, part):
         assert len(tracker.update(frame, i / 30)) == 1
 
 
+def weaker(frame, share, seed=0):
+    """A scene with less contrast, on the same background."""
+    empty = scene(seed=seed).astype(float)
+    return np.clip(np.round(empty + share * (frame - empty)), 0, 255).astype(np.uint8)
+
+
+def test_a_large_face_is_seen_though_something_small_elsewhere_has_more_evidence(cascade):
+    small, both = scene((6, (60, 60), 48, 0)), scene((3, (300, 200), 200, 0), (6, (60, 60), 48, 0))
+    both[:, 150:] = np.round(0.25 * both[:, 150:] + 0.75 * small[:, 150:])
+    assert len(find_faces(cascade, both)) == 2
+
+
+@pytest.mark.parametrize("share", [0.45, 0.6])
+def test_a_pattern_on_the_chin_does_not_take_the_place_of_the_face(cascade, share):
+    """The pattern is found first, as it looks more like a face at a glance."""
+    face = scene((3, (240, 170), 240, 0))
+    pattern = scene((3, (240, 170), 240, 0), (6, (240, 218), 60, 0)).astype(float)
+    (found,) = Tracker(cascade).update(np.uint8(np.round(face + share * (pattern - face))), 0.0)
+    assert overlap(found.box, box_of((240, 170), 240)) > 0.5
+
+
+@pytest.mark.parametrize("share", [0.25, 0.4])
+def test_a_weak_face_is_seen_at_once_when_a_strong_one_has_gone(cascade, share):
+    tracker = Tracker(cascade)
+    for i in range(15):
+        frame = (
+            scene((6, (320, 200), 180, 0), seed=i) if i < 10 else weaker(scene((4, (90, 90), 60, 0), seed=i), share, i)
+        )
+        faces = tracker.update(frame, i / 30)
+    assert max(overlap(face.box, box_of((90, 90), 60)) for face in faces) > 0.5
+
+
 def test_a_second_person_of_the_same_size_is_a_face(cascade):
     image = scene((6, (130, 180), 120, 0), (3, (350, 190), 110, 10))
     assert len(find_faces(cascade, image)) == 2
