@@ -35,25 +35,25 @@ def parse_args(argv=None) -> argparse.Namespace:
     group = parser.add_argument_group("input")
     kinds = "camera number, video, image, folder, pattern in quotes, stream URL, or demo (default: camera 0)"
     group.add_argument("sources", nargs="*", metavar="SOURCE", help=kinds)
-    group.add_argument("--source", action="append", metavar="SOURCE", help="the same")
+    group.add_argument("--source", action="append", metavar="SOURCE", help="the same as SOURCE; may be repeated")
     mirror = {"action": argparse.BooleanOptionalAction, "default": None}
     group.add_argument("--mirror", **mirror, help="mirror the image (default: only of a camera number)")
     group = parser.add_argument_group("output")
     output = "annotated copy: .webm (survives a crash), .mp4, of one image .png or .jpg; a folder: one of every file"
     group.add_argument("--output", metavar="FILE", help=output)
-    log = ".csv or .json with a line for every face in every frame, and for every image without one"
+    log = ".csv or .json with a line for every face in every frame, and one for each image without a face"
     group.add_argument("--log", type=Path, metavar="FILE", help=log)
     timeline = ".png with the probabilities of the four faces seen longest over a video's time"
     group.add_argument("--timeline", type=Path, metavar="FILE", help=timeline)
     group.add_argument("--no-window", action="store_true", help="run without a window, as fast as possible")
     group = parser.add_argument_group("emotions")
     group.add_argument("--model", type=Path, help="network trained by train.py (default: the included one)")
-    labels = "what it predicts: what people see in a face, or FER-2013's label (default: ferplus if it can)"
+    labels = "which labels to predict: what people see, or FER-2013's (default: ferplus, if the network has it)"
     group.add_argument("--labels", choices=("ferplus", "fer2013"), help=labels)
     group.add_argument(
         "--threshold", type=number(0, 1), default=0.35,
         help="below this probability the label is uncertain; 99.6 %% of PublicTest's faces reach 0.35, and on 86 %% of "
-        "them the label is what most people see (97 %% and 88 %% at 0.5)",
+        "them the label is what most people see; at 0.5, 97 %% reach it and 88 %% of these agree",
     )  # fmt: skip
     seconds = {"type": number(0, 3600), "default": 0.18, "metavar": "SECONDS"}
     group.add_argument("--smoothing", **seconds, help="time constant of a face's probabilities and label; 0: none")

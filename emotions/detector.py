@@ -1,6 +1,7 @@
 """The one way from an image to labelled faces."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 
@@ -34,6 +35,8 @@ class EmotionDetector:
     """
 
     def __init__(self, model=None, *, labels=None, cascade=CASCADE, threshold=0.35, smoothing_seconds=0.18):
+        if not 0 <= threshold <= 1 or not 0 <= smoothing_seconds < math.inf:
+            raise ValueError(f"threshold {threshold} must be 0 to 1, smoothing_seconds {smoothing_seconds} 0 or more.")
         self.milliseconds: dict[str, float] = {}  # of the last call, by stage: "detecting", "classifying"
         self._threshold, self._smoothing_seconds = threshold, smoothing_seconds
         self._cascade = load_cascade(cascade)
@@ -51,9 +54,12 @@ class EmotionDetector:
     def track(self, image, time_seconds: float) -> Faces:
         """Return the faces of a video's next frame, by id.
 
-        `time_seconds` must increase from call to call; call `reset` before another video. A face keeps its id
-        while it is out of view for at most a second, or for three behind another face.
+        `time_seconds` must increase from call to call, else faces are not followed and `ValueError` is raised if it is
+        not finite; call `reset` before another video. A face keeps its id while it is out of view for at most a second,
+        or for three behind another face.
         """
+        if not math.isfinite(time_seconds):
+            raise ValueError(f"time_seconds must be a finite number, not {time_seconds}.")
         return self._process(image, lambda gray: self._tracker.update(gray, time_seconds), time_seconds)
 
     def crop(self, image: np.ndarray, faces: list[Face] | None = None) -> tuple[list[Face], np.ndarray]:

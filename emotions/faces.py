@@ -29,13 +29,13 @@ FOLLOW_STEPS, FOLLOW_FACTOR = (-10, 10), 1.2  # degrees: it is searched to both 
 BOX_SCALE = 0.94  # of the mean of these windows: where the network is most accurate
 MIN_EVIDENCE, LARGE_SHARE = 15, 1 / 3  # windows in six views that a face as wide as this share of the frame needs;
 HALF_EVIDENCE, MOST_EVIDENCE = 8, 40  # so many more at half that width, as there are more places to be wrong, up to
-FLAT, FLAT_FACTOR = 20, 2  # below this contrast (standard deviation, gray levels) it needs so many times more,
+FLAT, FLAT_FACTOR = 20, 2  # below this contrast (standard deviation, gray levels) it needs so many times more evidence,
 TILTED_DEGREES, TILTED_FACTOR = 20, 1.5  # and from this tilt on as well
 NEAR_SHARE, MIN_NEAR = 0.6, 75  # share of a larger, stronger face's evidence that is needed near it; at least, windows
 NEIGHBOR_SHARE = 0.25  # share of it that a face of about its size needs beside it
 MAX_NEEDED = 150  # windows that are enough everywhere
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face
-SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are levelled by the rest
+SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are rotated by the rest
 DARK = 100  # gray levels: a frame is brightened if nine tenths of it are below,
 BRIGHT, MAX_GAIN = 200, 5  # until a hundredth of it is this bright or the gain this large: nothing must burn out
 

@@ -45,7 +45,7 @@ class Smoother:
 
 
 def _keep_leader(probabilities: np.ndarray, leader: int) -> np.ndarray:
-    """Return probabilities of which that of the leader is highest: it shares with those that lead it by little."""
+    """Return the probabilities with the leader's highest: it is averaged with those that are slightly above it."""
     higher = probabilities > probabilities[leader]
     if not higher.any():
         return probabilities

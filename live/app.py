@@ -70,7 +70,7 @@ class App:
         self.source, self.recording, self.mirror, self._pace = source, recording, mirror, Pace(source)
         self._frames, self._ahead = iter(source), None  # the frame that comes next, if it was read already
         self._error = self._name = ""  # of the last frame; of the image that is shown
-        self._skip = False  # the rest of the time for which an image or video is shown
+        self._skip = False  # whether to skip the rest of this image or video
         self.statistics.interrupt()
         self.results.begin(source)
 

@@ -158,7 +158,7 @@ def _why_silent(address: int | str, opened: bool) -> str:
         )
     if not others and sys.platform == "darwin":  # a camera without permission is not listed there
         found += " Allow this terminal to use it (System Settings, Privacy & Security, Camera) and start again."
-    return f"There is no camera {address}. {found} Without a camera, use --source demo"
+    return f"There is no camera {address}. {found} Without a camera, run: python main.py demo"
 
 
 def _why_no_stream(url: str) -> str:

@@ -101,7 +101,7 @@ def _cameras() -> str:
         raise RuntimeError(
             "; ".join(lines)
             or "none found: plug one in, allow this terminal to use it (macOS, Windows: privacy settings; Linux: "
-            "group video), or use --source demo"
+            "group video), or run: python main.py demo"
         )
     return "; ".join(lines)
 

@@ -36,7 +36,8 @@ class OutputError(SourceError):
 def check_output(path: Path, suffixes) -> None:
     """Raise `OutputError` unless a file with one of these suffixes can be written there. Leaves nothing behind."""
     if path.suffix.lower() not in suffixes:
-        raise OutputError(f"{path} must end in {' or '.join(suffixes)}.")
+        *others, last = suffixes
+        raise OutputError(f"{path} must end in {', '.join(others) + ' or ' if others else ''}{last}.")
     if why := why_not_writable(path):
         raise OutputError(why)
 
@@ -109,7 +110,8 @@ class Recording(Closable):
         if full or (largest >= 0 and largest - written < SPARE_BYTES):
             ends = f"{self.path} ends after {self.frames / self.fps:.1f} seconds"
             what = "The disk is full" if full else "Files may not become larger (ulimit -f)"
-            raise OutputError(f"{what}: {ends if self.frames else 'nothing is recorded'}. Free some space.")
+            remedy = "Free some space." if full else "Raise the limit."
+            raise OutputError(f"{what}: {ends if self.frames else 'nothing is recorded'}. {remedy}")
 
     def _open(self):
         with contextlib.ExitStack() as place:

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.cli import warn
 from emotions.overlay import COLORS, drawable
 from emotions.smoothing import UNCERTAIN
 from live.sinks import IMAGE_FORMATS, check_output, write_image
@@ -43,7 +44,9 @@ class Timeline(Closable):
                 del rows[1::2]
 
     def close(self) -> None:
-        """Draw and write the image; without a face there is none."""
+        """Draw and write the image; without a face there is none, which is told."""
+        if self._frames and not self._rows:
+            warn(f"main.py: {self.path} was not written: no face was seen.")
         if self._rows:
             write_image(self.path, self.image())
             self.summary = str(self.path.resolve())

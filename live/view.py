@@ -62,12 +62,12 @@ class View:
         shown = self.image.copy()
         if status:
             overlay.draw_status(shown, status, self._faces)
-        if self.help:
-            overlay.draw_help(shown, self._faces)
         if time.perf_counter() < self._notice_seconds + NOTICE_SECONDS:
             message = f"{self._notice}  {message}".strip()
         if message:
             overlay.draw_message(shown, message)
+        if self.help:  # last: what a small image has no room for is hidden behind it
+            overlay.draw_help(shown, self._faces)
         return shown
 
 

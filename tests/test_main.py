@@ -269,6 +269,9 @@ def test_a_video_s_timeline_is_drawn(run, tmp_path, video, image_file):
     assert all((image == overlay.COLORS[name]).all(axis=2).sum() > 300 for name in EMOTIONS)
     status, _, err = run(image_file, "--timeline", tmp_path / "y.png")
     assert status == 2 and "--timeline" in err
+    empty = write_video(tmp_path / "empty.mp4", noise(10))
+    status, _, err = run(empty, "--timeline", tmp_path / "z.png")
+    assert status == 0 and "z.png was not written: no face was seen" in err and not (tmp_path / "z.png").exists()
 
 
 def test_the_timeline_of_a_long_video_is_thinned_evenly(tmp_path, monkeypatch):
@@ -387,7 +390,7 @@ def test_a_missing_camera(run, cameras, monkeypatch):
     cameras()
     status, _, err = run("--source", "3")
     assert status == 2 and err == (
-        "main.py: There is no camera 3. No camera was found. Without a camera, use --source demo\n"
+        "main.py: There is no camera 3. No camera was found. Without a camera, run: python main.py demo\n"
     )
 
 

@@ -163,7 +163,7 @@ async function startCamera(wanted = { facingMode: "user" }) {
 
 const CAMERA_ERRORS = {
   NotAllowedError:
-    "The camera was refused. Allow it in the browser's settings for this page and start it again, or choose a photo.",
+    "Camera access was denied. Allow it in the browser's settings for this page and start it again, or choose a photo.",
   NotFoundError: "There is no camera. Connect one and start it again, or choose a photo.",
   OverconstrainedError: "There is no such camera. Start it again, or choose a photo.",
   NotReadableError: "The camera cannot be read. Close other programs that use it and start it again.",

@@ -152,6 +152,18 @@ def test_smoothing_belongs_to_the_face(detector, classifier, demo):
     assert first is not None
 
 
+@pytest.mark.parametrize("settings", [{"threshold": 5}, {"threshold": np.nan}, {"smoothing_seconds": -1}])
+def test_refuses_settings_without_a_meaning(classifier, settings):
+    with pytest.raises(ValueError, match="must be 0 to 1"):
+        EmotionDetector(classifier, **settings)
+
+
+@pytest.mark.parametrize("seconds", [np.nan, np.inf])
+def test_refuses_a_time_that_is_not_finite(detector, demo, seconds):
+    with pytest.raises(ValueError, match="finite"):
+        detector.track(demo[0], seconds)
+
+
 def test_refuses_missing_files(tmp_path, classifier):
     with pytest.raises(UserError, match="There is no model"):
         EmotionDetector(tmp_path / "none.keras")

@@ -23,6 +23,16 @@ from live.sources import Demo, Frame, Source
 from model import EMOTIONS
 
 
+def test_the_help_is_whole_beside_a_message():
+    """Where an upright image has room for one of them only, it is the help."""
+    shown = view.View()
+    shown.help = True
+    shown.update(flat(90, 240, 135), [])
+    help_alone, both = shown.rendered("", ""), shown.rendered("", application.IMAGE_KEYS)
+    drawn = (help_alone != 90).any(axis=2)
+    assert np.array_equal(help_alone[drawn], both[drawn]) and not np.array_equal(help_alone, both)
+
+
 class ScriptedWindow:
     """Stands in for a window: presses these keys, one a wait, then q ("X": the close button), and keeps what was shown.
 

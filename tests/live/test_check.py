@@ -46,7 +46,7 @@ def test_check_passes_if_everything_works_or_all_but_a_camera(check):
     assert status == 0 and "FAIL" not in out and out.splitlines()[-1] == "All checks passed."
     assert "1: 160x120, " in out and "finds the demo's face" in out
     status, out = check(camera=False, model=SHIPPED)
-    assert status == 0 and line_of(out, "cameras").startswith("none") and "--source demo" in out
+    assert status == 0 and line_of(out, "cameras").startswith("none") and "main.py demo" in out
 
 
 def test_check_suggests_fixes(check, tmp_path):

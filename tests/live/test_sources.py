@@ -447,7 +447,7 @@ def test_a_missing_camera_names_those_found(cameras):
 
 def test_a_missing_camera_where_there_is_none_points_to_the_demo(cameras):
     cameras()
-    with pytest.raises(SourceError, match=r"No camera was found.*--source demo"):
+    with pytest.raises(SourceError, match=r"No camera was found.*main.py demo"):
         Camera(7)
 
 

@@ -318,7 +318,7 @@ test("errors are told on the page", async () => {
 test("a camera that is refused, or is not there, is told on the page", async (t) => {
   const refused = await openPage(browser, site.url, { permissions: [], ...PHONE });
   await refused.tap("#camera");
-  await waitForMessage(refused, /^The camera was refused/);
+  await waitForMessage(refused, /^Camera access was denied/);
   await screenshot(refused, "camera-refused");
   await photo(refused, still(1)); // a photo needs no permission
   await waitForMessage(refused, /^$/);
