@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, flat, noise, open_source, read_video, write_video
 
-from emotions import overlay
+from emotions import Face, overlay
 from live import app as application
 from live import cameras as camera_module
 from live import view
@@ -24,13 +24,15 @@ from model import EMOTIONS
 
 
 def test_the_help_is_whole_beside_a_message():
-    """Where an upright image has room for one of them only, it is the help."""
-    shown = view.View()
+    """A large face leaves room for one of them only, at the lower edge: the help."""
+    shown, face = view.View(), Face(1, (60, 40, 360, 360), np.full(7, 1 / 7), "happy")
+    shown.update(flat(90, 640, 480), [face])
+    plain = shown.rendered("", "")
     shown.help = True
-    shown.update(flat(90, 240, 135), [])
     help_alone, both = shown.rendered("", ""), shown.rendered("", application.IMAGE_KEYS)
-    drawn = (help_alone != 90).any(axis=2)
-    assert np.array_equal(help_alone[drawn], both[drawn]) and not np.array_equal(help_alone, both)
+    drawn = (help_alone != plain).any(axis=2)
+    assert drawn[-20:].any() and np.array_equal(help_alone[drawn], both[drawn])
+    assert not np.array_equal(help_alone, both)
 
 
 class ScriptedWindow:
