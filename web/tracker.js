@@ -1,5 +1,5 @@
 // The same face from frame to frame: as emotions/face.py and emotions/tracker.py. Times are seconds of the video.
-import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge, overlap } from "./faces.js";
+import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge } from "./faces.js";
 import { IMAGE_SIZE, overlap, rotated, round, strongestFirst, TURNS } from "./faces.js";
 
 const SHOW_SECONDS = 0.2; // for which the box of a face that is not found is still shown
