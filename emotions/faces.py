@@ -38,6 +38,7 @@ SAME_FACE = 0.3  # intersection over union from which two boxes are one face
 SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are rotated by the rest
 DARK = 100  # gray levels: a frame is brightened if nine tenths of it are below,
 BRIGHT, MAX_GAIN = 200, 5  # until a hundredth of it is this bright or the gain this large: nothing must burn out
+HAZE, HAZE_RANGE = 40, 110  # gray levels: a frame is hazy if all of it is brighter and spans less: it gets a black
 
 
 class Found(NamedTuple):
@@ -99,12 +100,15 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
 
 def brighten(gray: np.ndarray) -> np.ndarray:
-    """Return a brighter version of a uint8 (height, width) frame in which nothing is bright; any other unchanged.
+    """Return a uint8 (height, width) frame brighter if nothing in it is bright, clearer if it is hazy, else unchanged.
 
     The cascade skips regions that are nearly flat, as dark faces are; the network does not know such faces either.
     """
-    most, brightest = np.maximum(np.percentile(gray[::8, ::8], (90, 99)), 1)
-    gain = min(DARK / most, BRIGHT / brightest, MAX_GAIN)
+    darkest, most, brightest = np.percentile(gray[::8, ::8], (1, 90, 99))
+    if darkest > HAZE and brightest - darkest < HAZE_RANGE:
+        gain = min(BRIGHT / max(brightest - darkest, 1), MAX_GAIN)
+        return cv2.LUT(gray, np.uint8(np.clip(np.rint(gain * (np.arange(256) - darkest)), 0, 255)))
+    gain = min(DARK / max(most, 1), BRIGHT / max(brightest, 1), MAX_GAIN)
     return cv2.convertScaleAbs(gray, alpha=gain) if gain > 1 else gray
 
 

@@ -288,9 +288,9 @@ def end_to_end_section(run: Path, card: dict) -> str:
     results = card["end_to_end"]
     text = f"""{results[robustness.CLEAN]["n"]:,} faces of {card["split"]} are set into frames of \
 {robustness.FRAME_WIDTH} x {robustness.FRAME_HEIGHT} pixels, {robustness.FACE_PIXELS} pixels wide,
-their border extended and blurred, and go through `EmotionDetector` as a still image does: brightened if dark, searched,
-cropped. A face is found if a box overlaps the true one by at least {SAME_FACE:.0%} (intersection over union). The
-accuracies are of the found faces: end to end, and on the data set's own crops of the same faces."""
+their border extended and blurred, and go through `EmotionDetector` as a still image does: brightened if dark or hazy,
+searched, cropped. A face is found if a box overlaps the true one by at least {SAME_FACE:.0%} (intersection over union).
+The accuracies are of the found faces: end to end, and on the data set's own crops of the same faces."""
     keys = [(name, key) for name in by_labels(card) for key in ("accuracy_found", "accuracy_pre_cropped")]
     accuracies = {name: [by_labels(result)[labels][key] for labels, key in keys] for name, result in results.items()}
     rows = [

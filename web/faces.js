@@ -33,6 +33,8 @@ const SMALL_TILT = 8; // degrees that the network, trained on tilted faces, does
 const DARK = 100; // gray levels: a frame is brightened if nine tenths of it are below,
 const BRIGHT = 200; // until a hundredth of it is this bright
 const MAX_GAIN = 5; // or the gain this large: nothing must burn out
+const HAZE = 40; // gray levels: a frame is hazy if all of it is brighter
+const HAZE_RANGE = 110; // and spans less: it gets a black
 
 /** Grays, searches and crops images with OpenCV. A gray image is a cv.Mat, uint8 (height, width). */
 export class FaceSearch {
@@ -47,7 +49,7 @@ export class FaceSearch {
     this._neighbors = new cv.IntVector();
   }
 
-  /** Returns the gray image, brightened if nothing in it is bright. The caller deletes it. */
+  /** Returns the gray image, brighter if nothing in it is bright, clearer if it is hazy. The caller deletes it. */
   toGray(image) {
     const { cv } = this;
     const rgba = cv.matFromImageData(image);
@@ -55,8 +57,14 @@ export class FaceSearch {
     cv.cvtColor(rgba, gray, cv.COLOR_RGBA2GRAY);
     rgba.delete();
     const levels = every(gray, 8, [0, 0, gray.cols, gray.rows]).pixels.sort();
-    const [most, brightest] = [percentile(levels, 0.9), percentile(levels, 0.99)].map((level) => Math.max(level, 1));
-    const gain = Math.min(DARK / most, BRIGHT / brightest, MAX_GAIN);
+    const [darkest, most, brightest] = [0.01, 0.9, 0.99].map((share) => percentile(levels, share));
+    if (darkest > HAZE && brightest - darkest < HAZE_RANGE) {
+      const gain = Math.min(BRIGHT / Math.max(brightest - darkest, 1), MAX_GAIN);
+      const table = Uint8Array.from({ length: 256 }, (_, level) => clamp(round(gain * (level - darkest)), 0, 255));
+      gray.data.forEach((level, i, data) => (data[i] = table[level]));
+      return gray;
+    }
+    const gain = Math.min(DARK / Math.max(most, 1), BRIGHT / Math.max(brightest, 1), MAX_GAIN);
     if (gain > 1) cv.convertScaleAbs(gray, gray, gain, 0);
     return gray;
   }

@@ -129,6 +129,19 @@ def test_a_face_in_the_dark_is_found_and_darkness_is_no_face(detector, demo, lig
     assert detector.detect(dim(np.full_like(demo[0], 114))) == []
 
 
+@pytest.mark.parametrize("share", [0.15, 0.25, 0.4])
+def test_a_face_in_haze_is_found_and_cropped_as_in_clear_air_and_haze_is_no_face(detector, demo, share):
+    def hazy(image):
+        noise = np.random.default_rng(0).normal(0, 0.5, image.shape)
+        return np.uint8(np.rint(np.clip(share * image + 120 + noise, 0, 255)))
+
+    (face,), (found,) = detector.detect(demo[0]), detector.detect(hazy(demo[0]))
+    assert overlap(found.box, face.box) > 0.5
+    clear, crop = (detector.crop(image, [face])[1] for image in (demo[0], hazy(demo[0])))
+    assert crop.std() > 0.6 * clear.std()
+    assert detector.detect(hazy(np.full_like(demo[0], 114))) == []
+
+
 def test_a_face_that_is_gone_is_not_classified(classifier, demo):
     detector = EmotionDetector(classifier, smoothing_seconds=0)
     shown = [detector.track(demo[0] if i < 10 else np.full_like(demo[0], 90), i / 30) for i in range(20)]

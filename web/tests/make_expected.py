@@ -33,12 +33,13 @@ SWAYING_FRAMES = 90
 
 
 def stills() -> list[np.ndarray]:
-    """Return made frames: average faces under each condition, in colour, large, two, none, tilted; PublicTest."""
+    """Return made frames: average faces under each condition, in colour, hazy, large, two, none, tilted; PublicTest."""
     demo = Demo()
     frame = demo.frame(40).image
     faces = np.stack([cv2.cvtColor(np.uint8(face), cv2.COLOR_BGR2GRAY) for face in demo.faces])
     images = [image for i, condition in enumerate(CONDITIONS) for image in make_frames(faces[i % 2 :: 2], condition)]
-    images += [frame, cv2.resize(frame, (1920, 1440)), np.hstack([frame, demo.frame(150).image]), frame[:100]]
+    two = np.hstack([frame, demo.frame(150).image])
+    images += [frame, np.uint8(0.3 * frame + 120), cv2.resize(frame, (1920, 1440)), two, frame[:100]]
     tilted = [turned(demo.frame(40 + 30 * i).image, degrees) for i, degrees in enumerate(TILTS_DEGREES)]
     images += [*tilted, np.hstack(tilted[2:4]), cv2.resize(np.hstack(tilted[:2]), None, fx=0.5, fy=0.5)]
     if path := os.environ.get("FER2013"):
