@@ -82,9 +82,8 @@ class Tracker:
             face.mirror(self._shape[1])
 
     def _forget(self) -> None:
-        self.faces, self._turn = [], TURNS[1]
+        self.faces, self._turn, self._start_seconds = [], TURNS[1], math.inf
         self._searched_seconds = self._turned_seconds = -math.inf
-        self._start_seconds = math.inf
 
     def _follow(self, gray: np.ndarray) -> None:
         """Search the faces whose turn it is near their places, and assign what is found."""

@@ -44,7 +44,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="it has no pipes in folders")
 def test_a_pipe_and_a_folder_are_no_outputs(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert "no file" in why_not_writable(tmp_path / "pipe") and "no file" in why_not_writable(tmp_path)
+    assert "not a file" in why_not_writable(tmp_path / "pipe") and "not a file" in why_not_writable(tmp_path)
 
 
 def test_files_are_replaced_together_or_not_at_all(tmp_path):
