@@ -206,7 +206,7 @@ def test_a_resume_is_refused_on_other_data_without_its_backup_or_under_another_v
     assert "another version" in refused("--resume", run, "--data", finished / "fer2013.csv")
 
 
-def test_what_a_user_can_fix_is_reported_before_any_training(finished, folder, monkeypatch, refused):
+def test_what_a_user_can_fix_is_reported_before_any_training(finished, folder, network, monkeypatch, refused):
     (folder / "runs").touch()
     assert "runs" in refused(*ONE_EPOCH)
     (folder / "runs").unlink()
@@ -217,10 +217,12 @@ def test_what_a_user_can_fix_is_reported_before_any_training(finished, folder, m
     assert "No training face is left" in refused(*ONE_EPOCH, "--fraction", "0.001")
     (folder / "damaged.keras").write_bytes(b"no model")
     for option in ("--init-from", "--teacher"):
-        assert "no model at" in refused(*ONE_EPOCH, option, "nothing.keras")
+        assert "--data PATH --output nothing.keras" in refused(*ONE_EPOCH, option, "nothing.keras")
         assert "damaged.keras" in refused(*ONE_EPOCH, option, "damaged.keras")
     wrong = refused(*ONE_EPOCH, "--arch", "resnet", "--init-from", finished / "out.keras")
     assert "Add --arch resnet-equivariant" in wrong
+    other = refused(*ONE_EPOCH, "--init-from", network)  # of no --arch
+    assert "not a resnet-equivariant. Use another model." in other
     assert "no model at" in refused("--data", "fer2013.csv", "--evaluate")
     for name in ("o.json", "o.previous.keras"):
         (folder / name).mkdir()
