@@ -464,10 +464,10 @@ def load_classifier(path=None, labels: str | None = None) -> Classifier:
     lite = path.suffix == ".tflite"
     if not path.is_file():
         words = "python train.py --data PATH"
-        if not lite and path.resolve() != BEST_MODEL:
-            words += f" --output {path}"
-        elif lite:  # an export writes the int8 twin beside it
+        if lite:  # an export writes the int8 twin beside it
             words += f" --export {path.with_name(path.name.replace('.int8.tflite', '.tflite'))}"
+        elif path.resolve() != BEST_MODEL:
+            words += f" --output {path}"
         raise ModelError(f"There is no model at {path}. Make one with: {words}")
     description = read_description(description_path(path))
     if description.get("sha256", "") not in ("", sha256_of(path)):  # after a kill between the two, or a copy of one

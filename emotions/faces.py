@@ -34,7 +34,8 @@ TILTED_DEGREES, TILTED_FACTOR = 20, 1.5  # and from this tilt on as well
 NEAR_SHARE, MIN_NEAR = 0.6, 75  # share of a larger, stronger face's evidence that is needed near it; at least, windows
 NEIGHBOR_SHARE = 0.25  # share of it that a face of about its size needs beside it
 MAX_NEEDED = 150  # windows that are enough everywhere
-SAME_FACE = 0.3  # intersection over union from which two boxes are one face
+SAME_FACE = 0.3  # intersection over union from which two boxes are one face,
+SAME_PLACE = 0.5  # and from which one search around both is enough
 SMALL_TILT = 8  # degrees that the network, trained on tilted faces, does not mind: crops are rotated by the rest
 DARK = 100  # gray levels: a frame is brightened if nine tenths of it are below,
 BRIGHT, MAX_GAIN = 200, 5  # until a hundredth of it is this bright or the gain this large: nothing must burn out
@@ -254,7 +255,7 @@ def search_near(cascade, gray: np.ndarray, expected: list[Found]) -> list[Found]
     for i in range(0, len(views), len(FOLLOW_STEPS)):
         near = strongest_first([each for view in seen[i : i + len(FOLLOW_STEPS)] for each in view])
         while near:
-            same = [each for each in near if overlap(each.box, near[0].box) >= 0.5]
+            same = [each for each in near if overlap(each.box, near[0].box) >= SAME_PLACE]
             found.append(merge(same))
             near = [each for each in near if each not in same]
     return keep_strongest(found)
@@ -334,7 +335,7 @@ def find_faces(cascade, gray: np.ndarray) -> list[Found]:
     for turn in TURNS:
         candidates += search_frame(cascade, gray, TURNED_STILL_SIDE if turn else STILL_SIDE, 1.05, 3, turn)
     for candidate in strongest_first(candidates):
-        if not any(overlap(candidate.box, face.box) >= 0.5 for face in verified):
+        if not any(overlap(candidate.box, face.box) >= SAME_PLACE for face in verified):
             face = verify(cascade, gray, candidate)
             verified += [face] if face else []
     faces = [face for face in keep_strongest(verified) if is_plausible(face, verified)]

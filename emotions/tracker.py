@@ -7,6 +7,7 @@ import numpy as np
 
 from emotions.face import HIDDEN_SECONDS, SHOW_SECONDS, Face, appearance_of
 from emotions.faces import (
+    SAME_PLACE,
     TURNS,
     Found,
     centre,
@@ -155,7 +156,7 @@ class Tracker:
         for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
             same = next((face for face in in_view if is_same_face(candidate.box, face.found.box)), None)
             fits = same and same.has_size_of(candidate, OTHER_SIZE)
-            if fits or any(overlap(candidate.box, other.box) >= 0.5 for other in new):
+            if fits or any(overlap(candidate.box, other.box) >= SAME_PLACE for other in new):
                 continue
             place = verify(self._cascade, gray, candidate)
             if same and place and place.strength > same.verified.strength:  # it was only a part of a face

@@ -83,6 +83,12 @@ def without_secrets(name: str) -> str:
     return re.sub(r"\?.*", "", without_user)
 
 
+def short_name(path: Path | str, repeated) -> str:
+    """Return a file's name, or its path if the name is one of the repeated ones."""
+    name = Path(path).name
+    return str(path) if name in repeated else name
+
+
 def read_frame(capture) -> tuple[bool, np.ndarray | None]:
     """Read from an OpenCV capture; an exception counts as no image."""
     try:
@@ -120,7 +126,7 @@ class Images(Source):
                     self._read.append(path)
                     if is_animation(path):
                         warn(f"{path} is an animation: only its first image is used. Convert it to a video for all.")
-                name = str(path) if path.name in self._repeated else path.name
+                name = short_name(path, self._repeated)
                 yield Frame(image, index / self.fps, index, name=name, still=True, again=again)
                 continue
             if again:  # it has been removed meanwhile

@@ -45,11 +45,11 @@ class Timeline(Closable):
 
     def close(self) -> None:
         """Draw and write the image; without a face there is none, which is told."""
-        if self._frames and not self._rows:
-            warn(f"main.py: {self.path} was not written: no face was seen.")
         if self._rows:
             write_image(self.path, self.image())
             self.summary = str(self.path.resolve())
+        elif self._frames:
+            warn(f"main.py: {self.path} was not written: no face was seen.")
 
     def image(self) -> np.ndarray:
         """Return the image, BGR uint8 (height, 1600, 3)."""

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from common.cli import warn
-from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, read_frame, without_secrets
+from live.sources import DEFAULT_FPS, Frame, Source, SourceError, opencv_path, read_frame, short_name, without_secrets
 from model import native_stderr_hidden
 
 READ_AHEAD = 8  # frames,
@@ -45,8 +45,7 @@ class VideoFile(Source):
         self._thread.start()
 
     def _read_ahead(self):
-        index, last_seconds, name = 0, -1.0, Path(self.name).name
-        name = self.name if name in self._repeated else name
+        index, last_seconds, name = 0, -1.0, short_name(self.name, self._repeated)
         while not self._closing.is_set():
             ok, image = read_frame(self._capture)
             if not ok:

@@ -65,8 +65,10 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
     their predictions (Wortsman et al. 2022, "Model soups"). A model may have an output more than are trained. Raises
     `UserError` for another architecture.
     """
-    weights, shapes = [], [weight.shape for weight in build_model(arch, outputs=outputs).get_weights()] if paths else []
-    for path in paths or ():
+    if not paths:
+        return None
+    weights, shapes = [], [weight.shape for weight in build_model(arch, outputs=outputs).get_weights()]
+    for path in paths:
         classifier = load_classifier(path)
         name = classifier.model.name
         if name != arch:
@@ -78,4 +80,4 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
         weights.append(keras.Model(network.inputs[0], network.outputs[: len(outputs)]).get_weights())
         if [weight.shape for weight in weights[-1]] != shapes:
             raise UserError(f"{path} has other layers than the {arch} of this train.py. Use another model.")
-    return [np.mean(of_one_layer, axis=0) for of_one_layer in zip(*weights, strict=True)] or None
+    return [np.mean(of_one_layer, axis=0) for of_one_layer in zip(*weights, strict=True)]

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.cli import HelpFormatter, Parser, number
@@ -154,14 +154,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     Options that are impossible or do not go together end the program with a sentence and status 2.
     """
     parser = make_parser()
-    args = parser.parse_args(argv)
+    names = list(vars(TrainingOptions()))
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))  # None: it was not given
+    args.given = [name for name in names if getattr(args, name) is not None]
     if args.export is True:  # without a name
         args.export = args.model.with_suffix(".tflite") if args.model.name else Path("model.tflite")
-    names = [field.name for field in fields(TrainingOptions)]
-    given = TrainingOptions(**{name: getattr(args, name) for name in names})
+    given = TrainingOptions(**{name: getattr(args, name) for name in args.given})
     args.options = complete(given)
-    parser.set_defaults(**dict.fromkeys(names))
-    args.given = [name for name, value in vars(parser.parse_args(argv)).items() if name in names and value is not None]
     if not (given.data or args.resume):
         usual = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir())
         found = (folder for folder in usual if any(not child.name.startswith(".") for child in folder.iterdir()))
@@ -241,10 +240,9 @@ def phase_problems(options: TrainingOptions):
     if rounds and options.teacher:
         yield "--self-distillation-rounds and --teacher exclude each other: leave one of them out."
     if (rounds and schedule.self_distillation_epochs(options) < rounds) or small >= schedule.first_epochs(options):
-        parts = {"on small images": small, "rounds of self-distillation": rounds, "fine-tuning epochs each": tuning}
-        wanted = ", ".join(
-            f"{count} {part if rounds else part.removesuffix(' each')}" for part, count in parts.items() if count
-        )
+        each = " each" if rounds else ""
+        parts = {"on small images": small, "rounds of self-distillation": rounds, f"fine-tuning epochs{each}": tuning}
+        wanted = ", ".join(f"{count} {part}" for part, count in parts.items() if count)
         yield f"{options.epochs} epochs are too few for {wanted}. Use more --epochs, or fewer of these."
 
 

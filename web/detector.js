@@ -1,6 +1,6 @@
 // An image -> faces with emotions: the steps of the Python package emotions/, with the same names and numbers.
 // Boxes are OpenCV's [x, y, width, height] in pixels of the full frame. An image is an ImageData (RGBA, 0..255).
-import { centre, clipBox, FaceSearch, IMAGE_SIZE } from "./faces.js";
+import { centred, clipBox, FaceSearch, IMAGE_SIZE } from "./faces.js";
 import { Face, Tracker } from "./tracker.js";
 
 export const EMOTIONS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]; // order of the outputs
@@ -28,7 +28,7 @@ export class EmotionDetector {
     return this._run(image, 0, (gray) =>
       this._search.findFaces(gray).map(({ box, tiltDegrees }, i) => {
         const face = new Face(this._search, i + 1, clipBox(box, gray), tiltDegrees);
-        return Object.assign(face, { smoothBox: [...centre(box), ...box.slice(2)] });
+        return Object.assign(face, { smoothBox: centred(box) });
       }),
     );
   }

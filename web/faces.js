@@ -28,7 +28,8 @@ const NEAR_SHARE = 0.6; // share of a larger, stronger face's evidence that is n
 const MIN_NEAR = 75; // and at least so many windows;
 const NEIGHBOR_SHARE = 0.25; // share of it that a face of about its size needs beside it
 const MAX_NEEDED = 150; // windows that are enough everywhere
-const SAME_FACE = 0.3; // intersection over union from which two boxes are one face
+const SAME_FACE = 0.3; // intersection over union from which two boxes are one face,
+export const SAME_PLACE = 0.5; // and from which one search around both is enough
 const SMALL_TILT = 8; // degrees that the network, trained on tilted faces, does not mind: crops are rotated by the rest
 const DARK = 100; // gray levels: a frame is brightened if nine tenths of it are below,
 const BRIGHT = 200; // until a hundredth of it is this bright
@@ -126,7 +127,7 @@ export class FaceSearch {
     const candidates = sides.flatMap(([side, turn]) => this.frame(gray, side, 1.05, 3, turn));
     const verified = [];
     for (const candidate of strongestFirst(candidates)) {
-      if (verified.some(({ box }) => overlap(candidate.box, box) >= 0.5)) continue;
+      if (verified.some(({ box }) => overlap(candidate.box, box) >= SAME_PLACE)) continue;
       const face = this.verify(gray, candidate);
       if (face) verified.push(face);
     }
@@ -308,6 +309,9 @@ export function keepStrongest(found) {
 
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 export const centre = ([x, y, width, height]) => [x + width / 2, y + height / 2];
+
+/** Returns a box as [centre x, centre y, width, height]. */
+export const centred = (box) => [...centre(box), ...box.slice(2)];
 
 /** Returns a vector of an upright face's view as it is in the frame, where the face is tilted. */
 export function rotated([x, y], degrees) {

@@ -1,6 +1,6 @@
 // The same face from frame to frame: as emotions/face.py and emotions/tracker.py. Times are seconds of the video.
-import { centre, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge } from "./faces.js";
-import { IMAGE_SIZE, overlap, rotated, round, strongestFirst, TURNS } from "./faces.js";
+import { centre, centred, clipBox, intersection, isPlausible, isSameFace, keepStrongest, merge } from "./faces.js";
+import { IMAGE_SIZE, overlap, rotated, round, SAME_PLACE, strongestFirst, TURNS } from "./faces.js";
 
 const SHOW_SECONDS = 0.2; // for which the box of a face that is not found is still shown
 const HIDDEN_SECONDS = 3.0; // for which a face may be hidden behind another
@@ -70,7 +70,7 @@ export class Face {
 
   /** Begins to follow it where it was found and verified. */
   start(gray, place, now) {
-    this.smoothBox = [...centre(place.box), ...place.box.slice(2)];
+    this.smoothBox = centred(place.box);
     this.found = this.verified = place;
     this.checkedSeconds = this.supportedSeconds = this.seenSeconds = now;
     this.tiltDegrees = place.tiltDegrees;
@@ -143,7 +143,7 @@ export class Face {
       const share = weightOf(elapsed, VELOCITY_SECONDS);
       this.velocity = this.velocity.map((value, i) => value + share * ((middle[i] - old[i]) / elapsed - value));
     }
-    const found = [...middle, ...place.box.slice(2)];
+    const found = centred(place.box);
     const shift = Math.max(...[0, 1].map((i) => Math.abs(found[i] - this.smoothBox[i]))) / found[2];
     const weight = weightOf(elapsed, BOX_SMOOTHING_SECONDS);
     const fast = Math.max(weight, Math.min(shift / FAST_SHIFT, 1));
@@ -215,8 +215,8 @@ export class Tracker {
   }
 
   _forget() {
-    Object.assign(this, { faces: [], _turn: TURNS[1], _searchedSeconds: -Infinity });
-    Object.assign(this, { _turnedSeconds: -Infinity, _startSeconds: Infinity });
+    Object.assign(this, { faces: [], _turn: TURNS[1], _startSeconds: Infinity });
+    this._searchedSeconds = this._turnedSeconds = -Infinity;
   }
 
   /** Searches the faces whose turn it is near their places, and assigns what is found. */
@@ -246,7 +246,7 @@ export class Tracker {
       let near = strongestFirst(seen.slice(i, i + FOLLOW_STEPS.length).flat());
       while (near.length) {
         const [best] = near;
-        const isSame = ({ box }) => overlap(box, best.box) >= 0.5;
+        const isSame = ({ box }) => overlap(box, best.box) >= SAME_PLACE;
         found.push(merge(near.filter(isSame)));
         near = near.filter((each) => !isSame(each));
       }
@@ -337,7 +337,7 @@ export class Tracker {
     for (const candidate of this._search.frame(gray, turn ? TURNED_SIDE : SEARCH_SIDE, 1.2, 2, turn)) {
       const same = inView.find((face) => isSameFace(candidate.box, face.found.box));
       const fits = same?.hasSizeOf(candidate, OTHER_SIZE);
-      if (fits || found.some(({ box }) => overlap(candidate.box, box) >= 0.5)) continue;
+      if (fits || found.some(({ box }) => overlap(candidate.box, box) >= SAME_PLACE)) continue;
       const place = this._search.verify(gray, candidate);
       if (same && place && place.strength > same.verified.strength) { // it was only a part of a face
         same.start(gray, place, now);
