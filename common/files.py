@@ -14,7 +14,7 @@ except ImportError:  # Windows
     fcntl = None
     import msvcrt
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".pgm", ".ppm", ".pnm")
 
 
 def why_not_writable(path: Path) -> str:

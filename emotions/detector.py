@@ -54,13 +54,18 @@ class EmotionDetector:
     def track(self, image, time_seconds: float) -> Faces:
         """Return the faces of a video's next frame, by id.
 
-        `time_seconds` must increase from call to call, else faces are not followed and `ValueError` is raised if it is
-        not finite; call `reset` before another video. A face keeps its id while it is out of view for at most a second,
-        or for three behind another face.
+        `time_seconds` must increase from call to call: `ValueError` is raised if it stays the same or is not finite,
+        and an earlier one starts anew. Call `reset` before another video. A face keeps its id while it is out of view
+        for at most a second, or for three behind another face.
         """
-        if not math.isfinite(time_seconds):
-            raise ValueError(f"time_seconds must be a finite number, not {time_seconds}.")
-        return self._process(image, lambda gray: self._tracker.update(gray, time_seconds), time_seconds)
+        if not math.isfinite(time_seconds) or time_seconds == self._time_seconds:
+            raise ValueError(
+                f"time_seconds is {time_seconds}, but must be finite and later than the frame before. If a video "
+                "has no time stamps, pass the frame's number divided by the frames per second."
+            )
+        faces = self._process(image, lambda gray: self._tracker.update(gray, time_seconds), time_seconds)
+        self._time_seconds = time_seconds
+        return faces
 
     def crop(self, image: np.ndarray, faces: list[Face] | None = None) -> tuple[list[Face], np.ndarray]:
         """Return faces and the uint8 (n, 48, 48, 1) crops that the network sees; by default of all that it finds."""
@@ -78,6 +83,7 @@ class EmotionDetector:
         """Forget all faces; ids start at 1 again."""
         self._tracker = Tracker(self._cascade)
         self._faces, self._frame_width = [], 0  # of the last call
+        self._time_seconds = None  # of the last call of `track`
 
     def _find(self, gray: np.ndarray) -> list[Face]:
         found = enumerate(find_faces(self._cascade, gray), 1)

@@ -171,12 +171,6 @@ def test_refuses_settings_without_a_meaning(classifier, settings):
         EmotionDetector(classifier, **settings)
 
 
-@pytest.mark.parametrize("seconds", [np.nan, np.inf])
-def test_refuses_a_time_that_is_not_finite(detector, demo, seconds):
-    with pytest.raises(ValueError, match="finite"):
-        detector.track(demo[0], seconds)
-
-
 def test_refuses_missing_files(tmp_path, classifier):
     with pytest.raises(UserError, match="There is no model"):
         EmotionDetector(tmp_path / "none.keras")
@@ -217,6 +211,17 @@ def test_a_path_an_array_and_what_is_neither(detector, tmp_path, demo):
         for find in (detector.detect, lambda image: detector.track(image, 0.0)):
             with pytest.raises(UserError, match=sentence):
                 find(image)
+
+
+def test_a_time_that_stands_still_or_is_no_number_is_refused(detector, demo):
+    detector.track(demo[0], 1.0)
+    for seconds in (1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="frame's number divided by the frames per second"):
+            detector.track(demo[1], seconds)
+    detector.track(demo[1], 1.1)
+    detector.track(demo[0], 0.0)  # the video begins again
+    detector.reset()
+    assert len(detector.track(demo[0], 0.0)) == 1  # and here another
 
 
 def test_results_are_plotted_and_saved_as_json(detector, demo):
