@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data import Split, most_voted, vote_targets
+from data import VOTE_ORDER, Split, most_voted, vote_targets
 from model import EMOTIONS, FER2013, FERPLUS
 
 BINS = 15  # of the expected calibration error
@@ -86,7 +86,7 @@ def vote_scores(votes: np.ndarray, probabilities: np.ndarray) -> dict:
     """Return the scores that need all votes (n, 10), of faces whose most votes go to one of the seven emotions.
 
     `accuracy_majority` is that on the faces where more than half of the people agree, `vote_log_loss` (nats) compares
-    the probabilities with the shares of the votes, and `vote_entropy` is the least that it can be.
+    the probabilities with the shares of the votes, and `vote_entropy` is the least that it can be. See `with_nine`.
     """
     majority = votes.max(axis=1) > votes.sum(axis=1) / 2
     correct, shares = probabilities.argmax(axis=1) == most_voted(votes), vote_targets(votes)
@@ -95,7 +95,28 @@ def vote_scores(votes: np.ndarray, probabilities: np.ndarray) -> dict:
         **share("accuracy_majority", correct[majority]),
         **log_loss("vote_log_loss", shares, probabilities),
         "vote_entropy": log_loss("entropy", shares, shares)["entropy"],
+        **with_nine(votes, probabilities),
     }
+
+
+def with_nine(votes: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Return how often one person votes as most of the other nine do, and how often the network predicts what they see.
+
+    Over all votes on the faces, votes (n, 10), for which one of the seven emotions has the most of the other nine votes
+    alone; `n_with_nine` is their number. A vote for none of the seven agrees with nobody's. The shares are None without
+    any.
+    """
+    votes, predicted, columns = votes.astype(int), probabilities.argmax(axis=1), np.array(VOTE_ORDER)
+    n = person = network = 0
+    for column, vote in enumerate(np.eye(votes.shape[1], dtype=int)):
+        voted = votes[:, column] > 0
+        most = most_voted(votes[voted] - vote)
+        counts = np.where(most >= 0, votes[voted, column], 0)
+        n += int(counts.sum())
+        person += int(counts[columns[most] == column].sum())
+        network += int(counts[predicted[voted] == most].sum())
+    shares = {"person_with_nine": person, "network_with_nine": network}
+    return {"n_with_nine": n} | {name: count / n if n else None for name, count in shares.items()}
 
 
 def log_loss(name: str, targets: np.ndarray, probabilities: np.ndarray) -> dict:

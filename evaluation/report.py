@@ -253,6 +253,9 @@ def title_section(card: dict) -> str:
 FER-2013's labels come from the words of a web search; FER+ (Barsoum et al. 2016) has the votes of ten people on the
 same faces. The second column is the agreement with the emotion that most of them see, on the faces where that is one
 of the seven and leads alone. FER-2013's own label agrees with it on {agreement(people["label_confusion_matrix"]):.1%}.
+For comparison: one of the ten people votes as most of the other nine do in {percent(people["person_with_nine"])} of
+{people["n_with_nine"]:,} votes on these faces, and the network agrees with these nine in \
+{percent(people["network_with_nine"])}.
 The first column scores the network's output {card["output"]}, the second its output {people["output"]}."""
     return f"""# Scores on {card["split"]}
 

@@ -215,6 +215,18 @@ def test_vote_scores_know_the_majority_and_the_shares():
     assert perfect["accuracy_majority"] == 1
 
 
+def test_a_person_and_the_network_are_compared_with_the_other_nine():
+    votes = np.zeros((3, 10), np.uint8)
+    votes[0, [0, 1]] = 7, 3  # neutral, happy: each of the seven agrees with the others, none of the three does
+    votes[1, [0, 1]] = 5, 5  # without one of them the other emotion leads
+    votes[2, 9] = 10  # no face: there is nothing to agree on
+    scores = metrics.with_nine(votes, confident(np.array([6, 6, 6])))
+    assert scores["n_with_nine"] == 20
+    assert scores["person_with_nine"] == 7 / 20
+    assert scores["network_with_nine"] == 15 / 20  # all ten on the first face, and the five who call the other happy
+    assert metrics.with_nine(votes[2:], confident(np.array([6])))["person_with_nine"] is None
+
+
 def test_ten_views_are_shifts_and_their_mirror_images():
     faces = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
     views = list(metrics.views(faces))
