@@ -18,10 +18,9 @@ const frameContext = frame.getContext("2d", { willReadFrequently: true });
 const overlay = new Overlay($.canvas, frame, $.stage);
 
 let detector = null;
-let camera = null; // {stream, facing, mirrored, stamps, frames, startSeconds} while the camera is open
+let camera = null; // {stream, facing, mirrored, stamps} while the camera is open
 let scene = null; // {faces, status}: what is drawn over the frame
-let csv = null; // lines while they are recorded
-let photos = 0; // that were recorded: each counts as a second
+let csv = null; // {lines, frames, startSeconds} while it is recorded
 let turn = 0; // counts who takes over: a camera or photo that is ready only after the next one is dropped
 let announced = { text: "", seconds: -Infinity };
 
@@ -172,7 +171,7 @@ const CAMERA_ERRORS = {
 async function showCamera(stream, facing) {
   const [track] = stream.getVideoTracks();
   const mirrored = track.getSettings().facingMode !== "environment"; // as in a mirror, but not through the back camera
-  const opened = { stream, facing, mirrored, stamps: [], frames: 0, startSeconds: now() };
+  const opened = { stream, facing, mirrored, stamps: [] };
   camera = opened;
   track.addEventListener("ended", () => {
     if (camera !== opened) return;
@@ -209,13 +208,13 @@ async function follow(opened) {
       continue;
     }
     const image = readFrame($.video, $.video.videoWidth, $.video.videoHeight, opened.mirrored);
-    const timeSeconds = now() - opened.startSeconds;
+    const timeSeconds = now();
     const faces = await detector.track(image, timeSeconds);
     if (camera !== opened) return;
     opened.stamps = [...opened.stamps.slice(-30), now()];
     const rate = (opened.stamps.length - 1) / (opened.stamps.at(-1) - opened.stamps[0]);
     present({ faces, status: rate > 0 ? `${rate.toFixed(0)} fps` : "" });
-    record(faces, timeSeconds, opened.frames++, "");
+    record(faces, timeSeconds, "");
   }
 }
 
@@ -270,8 +269,7 @@ async function showPhoto(file) {
   if (own !== turn) return;
   present({ faces, status: "" });
   const original = faces.map((face) => ({ ...face, box: face.box.map((value) => Math.round(value / zoom)) }));
-  record(original, photos, photos, file.name);
-  if (csv) photos += 1;
+  record(original, now(), file.name);
   if (!faces.length) show("No face was found in this photo.");
 }
 
@@ -327,7 +325,7 @@ function updateControls() {
   $.pause.textContent = camera && $.video.paused ? "Resume" : "Pause";
   $.switch.disabled ||= !camera;
   $.snapshot.disabled = !scene;
-  $.csv.textContent = csv ? `Save CSV (${csv.length})` : "Record CSV";
+  $.csv.textContent = csv ? `Save CSV (${csv.lines.length})` : "Record CSV";
 }
 
 function toggleBars() {
@@ -345,24 +343,25 @@ async function togglePause() {
   updateControls();
 }
 
-function record(faces, timeSeconds, frameNumber, name) {
+function record(faces, timeSeconds, name) {
   if (!csv) return;
+  const elapsed = Math.max(timeSeconds - csv.startSeconds, 0); // the recording began while this frame was searched
   const safe = name.replace(/^[=+\-@\t\r]/, "'$&"); // a spreadsheet would run it
   const picture = name && `"${safe.replaceAll('"', '""')}"`; // it may hold a comma
   const rows = faces.map(({ id, box, probabilities, label }) => {
     return [id, ...box, ...Array.from(probabilities, (probability) => probability.toFixed(4)), label];
   });
   if (name && !rows.length) rows.push([...Array(5 + EMOTIONS.length).fill(""), "no face"]);
-  for (const row of rows) csv.push([timeSeconds.toFixed(3), frameNumber, ...row, picture].join(","));
+  for (const row of rows) csv.lines.push([elapsed.toFixed(3), csv.frames, ...row, picture].join(","));
+  csv.frames += 1;
   updateControls();
 }
 
 function toggleCsv() {
-  const content = csv && [CSV_HEADER, ...csv, ""].join("\n");
+  const content = csv && [CSV_HEADER, ...csv.lines, ""].join("\n");
   const mark = /[^\0-\x7f]/.test(content) ? "\ufeff" : ""; // a spreadsheet needs it for names that are not ASCII
   if (csv) save(new Blob([mark + content], { type: "text/csv" }), "emotions", "csv");
-  csv = csv ? null : [];
-  photos = 0;
+  csv = csv ? null : { lines: [], frames: 0, startSeconds: now() };
   updateControls();
 }
 
@@ -396,7 +395,7 @@ function addListeners() {
   $.csv.addEventListener("click", toggleCsv);
   addEventListener("resize", () => scene && draw());
   document.addEventListener("visibilitychange", keepScreenOn);
-  addEventListener("beforeunload", (event) => csv?.length && event.preventDefault()); // or the lines are lost
+  addEventListener("beforeunload", (event) => csv?.lines.length && event.preventDefault()); // or the lines are lost
 }
 
 function closeCamera() {
