@@ -35,7 +35,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     group = parser.add_argument_group("input")
     kinds = "camera number, video, image, folder, pattern in quotes, stream URL, or demo (default: camera 0)"
     group.add_argument("sources", nargs="*", metavar="SOURCE", help=kinds)
-    group.add_argument("--source", action="append", metavar="SOURCE", help="the same as SOURCE; may be repeated")
+    group.add_argument(
+        "--source", action="append", metavar="SOURCE", help="the same as SOURCE, opened first; may be repeated"
+    )
     mirror = {"action": argparse.BooleanOptionalAction, "default": None}
     group.add_argument("--mirror", **mirror, help="mirror the image (default: only of a camera number)")
     group = parser.add_argument_group("output")
@@ -77,7 +79,7 @@ def main(argv=None) -> int:
         from live import app, check
         from model import UserError
     except Exception as error:  # a broken package can raise any kind
-        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
+        warn(f"main.py: {explain_import_error(error, live=True)}")
         return 2
 
     try:
@@ -91,7 +93,7 @@ def main(argv=None) -> int:
     except (UserError, OSError) as error:  # OSError: no permission, or a name that is too long
         warn(f"main.py: {error}")
     except ImportError as error:
-        warn(f"main.py: {explain_import_error(error, 'requirements-live.txt')}")
+        warn(f"main.py: {explain_import_error(error, live=True)}")
     except KeyboardInterrupt:
         signals.handle_stops(signal.SIG_IGN, instead_of=[signals.interrupt_once])  # more of them change nothing
         return 130

@@ -657,10 +657,12 @@ def import_interpreter():
     """Return LiteRT's interpreter class, from its own small package or from TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except Exception:  # it is missing, or broken in any way
+    except Exception as error:  # it is missing, or broken in any way
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        import tensorflow as tf
-
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError:
+            raise error from None
         return tf.lite.Interpreter
     return Interpreter
 

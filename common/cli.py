@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import threading
+from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,10 +70,16 @@ def warn(text) -> None:
         print(printable(text), file=sys.stderr)
 
 
-def explain_import_error(error: Exception, requirements: str = "requirements.txt") -> str:
-    """Return what to do about a package that cannot be imported."""
+def requirements_path(live: bool = False) -> str:
+    """Return the path of the requirements, those of main.py alone or all, as a word of a command."""
+    path = Path(__file__).resolve().parent.parent / f"requirements{'-live' * live}.txt"
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+def explain_import_error(error: Exception, live: bool = False) -> str:
+    """Return what to do about a package that cannot be imported, that main.py needs or that train.py does."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements}"
+        return f"{error}. Install the requirements: {sys.executable} -m pip install -r {requirements_path(live)}"
     reason = str(error).partition("\n")[0] or repr(error)
     return f"{reason}. A package is installed but does not load; see Troubleshooting in README.md."
 

@@ -46,11 +46,11 @@ def read_image(path) -> np.ndarray | None:
         return None
     if alpha.ndim == 3 and alpha.shape[2] == 4:  # what is hidden stays so
         for turn in range(8):  # EXIF: OpenCV turns and mirrors only an image without alpha
-            plain, alpha = np.rot90(plain), np.rot90(alpha)
-            if turn == 4:
-                plain, alpha = plain[::-1], alpha[::-1]
             if np.array_equal(plain, image):
                 break
+            plain, alpha = np.rot90(plain), np.rot90(alpha)
+            if turn == 3:
+                plain, alpha = plain[::-1], alpha[::-1]
         alpha = alpha[..., 3:] / np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
         image = np.uint8(np.rint(PAPER + alpha * (image - np.float32(PAPER))))
     turn = content[:4096].tobytes().find(b"\0\0\0\x09irot") if Path(path).suffix.lower() == ".avif" else -1

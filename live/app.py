@@ -103,7 +103,7 @@ class App:
                 break
             self._skip = False
         end_seconds = time.perf_counter() + (END_SECONDS if last and not (self.source.still or self.source.live) else 0)
-        while self.window and not self.quit and time.perf_counter() < end_seconds:
+        while self.window and not self.quit and (self.paused or time.perf_counter() < end_seconds):
             self._show(0.05, f"The end: {self.results.summary}")
 
     def _read(self) -> Frame | None:
@@ -196,6 +196,7 @@ def run(args: argparse.Namespace) -> None:
             loader.start()
             app.window = _open_window(args, probe, stack) if probe else None
             app.view.bars, app.logs = args.probabilities, sinks[1:]
+            app.results.needed = not (app.window or args.output or args.log or args.timeline)
             _run_all(app, entries, sinks[0], loader, args.mirror)
     finally:
         app.results.end()

@@ -4,6 +4,7 @@ Each test returns a line, or raises an error that explains what to do.
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from common.cli import printable
+from common.cli import explain_import_error, printable, requirements_path
 from emotions import EmotionDetector
 from emotions.faces import find_faces, load_cascade, to_gray
 from live.cameras import list_cameras
@@ -25,23 +26,22 @@ ENOUGH_FACES = 5  # of the demo's 7; emotions in the alphabet's order give 4
 
 def check(cascade: Path, model: Path | None) -> bool:
     """Print a line for everything that main.py needs; return whether all of it works, with or without a camera."""
-    all_ok, path = True, model or shipped_model()
+    all_ok = True
     for name, test in [
         ("Python", _python),
-        ("packages", lambda: _packages(path)),
+        ("packages", lambda: _packages(model or shipped_model())),
         ("window", _window),
         ("cascade", lambda: _cascade(cascade)),
         ("cameras", _cameras),
-        ("model", lambda: _model(path)),
+        ("model", lambda: _model(model or shipped_model())),
     ]:
         try:
             print(f"ok    {name:9} {printable(test())}", flush=True)
         except Exception as error:  # whatever it is, the next test is still useful
             needed = name != "cameras"
             all_ok = all_ok and not needed
-            print(
-                f"{'FAIL' if needed else 'none'}  {name:9} {printable(str(error).strip() or repr(error))}", flush=True
-            )
+            reason = explain_import_error(error) if isinstance(error, ImportError) else str(error).strip()
+            print(f"{'FAIL' if needed else 'none'}  {name:9} {printable(reason or repr(error))}", flush=True)
     print("All checks passed." if all_ok else "Fix the lines marked FAIL, then run this again.")
     return all_ok
 
@@ -59,13 +59,15 @@ def _packages(model: Path) -> str:
     found, missing = [f"opencv {cv2.__version__}"], []
     for module in ("numpy", "ai_edge_litert") if lite else ("numpy", "keras", backend):
         packages = importlib.metadata.packages_distributions().get(module)
+        if not packages and importlib.util.find_spec(module):  # Python 3.10 does not know all
+            packages = [module]
         if packages:
             found.append(f"{packages[0]} {importlib.metadata.version(packages[0])}")
         else:
             missing.append(module)
     if missing:  # the requirements would not install another backend
         other = backend if backend in missing and backend != "tensorflow" else ""
-        wanted = other or f"-r requirements{'-live' * lite}.txt"
+        wanted = other or f"-r {requirements_path(live=lite)}"
         raise RuntimeError(f"{', '.join(missing)} is missing: run {sys.executable} -m pip install {wanted}")
     return ", ".join(found)
 

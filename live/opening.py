@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def _expand_matches(matches: list[str]) -> list:
     entries, errors = [], []
     for match in matches:
         try:
-            entries += _expand(match)
+            entries += _expand(
+                f".{os.sep}{match}" if Path(match).name == match else match
+            )  # a file named 0 is no camera
         except SourceError as error:
             errors.append(error)
     if not entries:

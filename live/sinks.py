@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.files import atomic_path, why_not_writable
+from common.files import atomic_path, why_not_writable, written_through
 from live.sources import DEFAULT_FPS, Closable, Source, SourceError, opencv_path
 from live.statistics import plural
 from model import native_stderr_hidden
@@ -106,7 +106,7 @@ class Recording(Closable):
         """Raise `OutputError` while there is still room to finish the file: OpenCV hides what it cannot write."""
         written = self._temporary.stat().st_size if self._temporary else 0
         largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
-        full = shutil.disk_usage(self.path.parent).free < SPARE_BYTES
+        full = shutil.disk_usage((self._temporary or written_through(self.path)).parent).free < SPARE_BYTES
         if full or (largest >= 0 and largest - written < SPARE_BYTES):
             ends = f"{self.path} ends after {self.frames / self.fps:.1f} seconds"
             what = "The disk is full" if full else "Files may not become larger (ulimit -f)"
@@ -176,7 +176,7 @@ class Outputs(Closable):
         slash = str(path).endswith(("/", os.sep))  # which a Path would drop
         path = self.path = None if path is None else Path(path)
         self._images, self._single = images, single
-        self._written, self._recording = [], None  # paths that are taken
+        self._written, self._recording = set(), None  # the paths that are taken, without case: not all disks know it
         self._images_saved, self._recordings = 0, []
         if path is None:
             return
@@ -219,7 +219,7 @@ class Outputs(Closable):
             with contextlib.suppress(OutputError):
                 recording.close(keep=False)
             self._recordings = [each for each in self._recordings if each is not recording]
-            self._written = [path for path in self._written if path != recording.path]
+            self._written.discard(str(recording.path).casefold())
 
     def _place(self, name: str, suffixes: tuple) -> Path:
         """Return where the annotated copy of a source goes: under its name, with a number if that is used."""
@@ -229,9 +229,9 @@ class Outputs(Closable):
             stem, suffix = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", Path(name).stem), Path(name).suffix.lower()
             suffix = suffix if suffix in suffixes else suffixes[0]
             path = path / f"{stem}{suffix}"
-            while path in self._written:
+            while str(path).casefold() in self._written:
                 path, number = path.with_name(f"{stem} ({number}){suffix}"), number + 1
-        self._written.append(path)
+        self._written.add(str(path).casefold())
         return path
 
     @property

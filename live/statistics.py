@@ -78,9 +78,11 @@ class Statistics:
 class Results:
     """A line on stdout for each image and video as it is done, and on a terminal a progress bar for a long one."""
 
+    needed = True  # whether they are all that is wanted
+
     def __init__(self):
         self._frames = 0
-        self._bar = sys.stderr is not None and sys.stderr.isatty()
+        self._bar, self._lines = (stream is not None and stream.isatty() for stream in (sys.stderr, sys.stdout))
 
     def begin(self, source: Source) -> None:
         """Begin another source."""
@@ -97,9 +99,10 @@ class Results:
             shares = ("" if face.label == UNCERTAIN else f" {max(face.probabilities):.0%}" for face in faces)
             labels = ", ".join(face.label + share for face, share in zip(faces, shares, strict=True))
             result = f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE
-            print(f"{printable(frame.name)}: {result}", flush=True)
+            self._print(f"{printable(frame.name)}: {result}")
         total, now = self._source.frame_count, time.monotonic()
-        if self._bar and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
+        shows_progress = frame.still and self._lines  # which would be printed over the bar
+        if self._bar and not shows_progress and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
             self._drawn_seconds, rate = now, self._frames / (now - self._start_seconds)
             minutes, seconds = divmod(round(max(total - self._frames, 0) / rate), 60)
             bar = ("#" * round(20 * self._frames / total))[:20].ljust(20, "-")
@@ -119,8 +122,15 @@ class Results:
         if self._bar:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
         if self._frames and not self._source.still:
-            print(f"{printable(self._source.name)}: {self.summary}", flush=True)
+            self._print(f"{printable(self._source.name)}: {self.summary}")
         self._frames = 0
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # the reader has gone, as after `| head`
+            if self.needed:
+                raise
 
 
 def plural(count: int, what: str) -> str:

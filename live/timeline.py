@@ -77,7 +77,8 @@ class Timeline(Closable):
         times, labels, probabilities = (np.array(values) for values in zip(*rows, strict=True))
         columns = np.linspace(0, max(self._end_seconds, 1e-3), area.shape[1])
         nearest = np.rint(np.interp(columns, times, np.arange(len(times)))).astype(int)
-        seen = np.abs(times[nearest] - columns) <= max(SHORT_SECONDS, columns[1])
+        usual = np.median(np.diff(times)) if len(times) > 1 else 0.0  # between two frames
+        seen = np.abs(times[nearest] - columns) <= max(SHORT_SECONDS, columns[1], 0.6 * usual)
         tops = [np.interp(columns, times, column) for column in np.cumsum(probabilities, axis=1).T]
         tops = np.stack(tops, axis=1)  # (columns, 7): where the area of each emotion ends
         tops = np.rint((1 - tops / tops[:, -1:]) * CHART * ZOOM).astype(int)

@@ -4,7 +4,6 @@ import contextlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,7 +32,8 @@ class DisplayProbe(Closable):
     """
 
     COMMAND = (
-        "import cv2, sys; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL); "
+        "import sys; sys.path = [folder for folder in sys.path if folder]; "  # the user's may contain a cv2.py
+        "import cv2; cv2.namedWindow('probe', cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL); "
         "cv2.destroyAllWindows(); print('yes', flush=True); sys.stdin.read()"
     )
 
@@ -42,8 +42,7 @@ class DisplayProbe(Closable):
         if sys.platform == "linux":  # elsewhere a desktop is always there, or OpenCV raises
             pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
             command = [sys.executable, "-c", self.COMMAND]
-            folder = Path(__file__).parent  # not the user's folder, which may contain a cv2.py
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, cwd=folder)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet)
 
     def error(self) -> str:
         """Wait for the result; return why no window can be opened and what to do, "" if one can."""

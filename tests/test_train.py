@@ -269,7 +269,7 @@ def test_evaluate_writes_a_report_and_changes_nothing_else(finished, tmp_path, m
 
 def test_a_missing_package_is_explained(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "training.loop", None)
-    assert "pip install -r requirements.txt" in refused(*ONE_EPOCH)
+    assert f"pip install -r {REPOSITORY / 'requirements.txt'}" in refused(*ONE_EPOCH)
 
 
 BROKEN = [

@@ -222,7 +222,7 @@ async function follow(opened) {
 function nextFrame(opened) {
   return new Promise((resolve) => {
     setTimeout(() => resolve(!opened.tells), 1000 * LONGEST_WAIT_SECONDS);
-    if ($.video.paused) return; // no frame comes: requests for one would pile up
+    if ($.video.paused || document.hidden) return; // no frame comes: requests for one would pile up
     const tell = () => resolve((opened.tells = true));
     if ($.video.requestVideoFrameCallback) $.video.requestVideoFrameCallback(tell);
     else requestAnimationFrame(() => resolve(true));
@@ -394,7 +394,10 @@ function addListeners() {
   $.snapshot.addEventListener("click", () => $.canvas.toBlob((blob) => save(blob, "snapshot", "png")));
   $.csv.addEventListener("click", toggleCsv);
   addEventListener("resize", () => scene && draw());
-  document.addEventListener("visibilitychange", keepScreenOn);
+  document.addEventListener("visibilitychange", () => {
+    if (camera) camera.stamps = []; // no frame was shown meanwhile
+    keepScreenOn();
+  });
   addEventListener("beforeunload", (event) => csv?.lines.length && event.preventDefault()); // or the lines are lost
 }
 

@@ -6,7 +6,7 @@
 // Both take --model FILE.tflite and --cascade FILE.xml (or the environment variables MODEL and CASCADE) in place of
 // the files at the top of the repository.
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -97,11 +97,10 @@ export function serve(files, port = 0) {
   });
 }
 
-/** Writes the files into a folder, in place of what an earlier build left there. */
+/** Writes the files into a folder, over those of an earlier build; whatever else was put there since then stays. */
 function build(files, folder) {
   const isOther = existsSync(folder) && readdirSync(folder).length > 0 && !existsSync(join(folder, "files.json"));
   if (isOther) throw new Error(`${folder} holds other files. Choose an empty or a new folder.`);
-  rmSync(folder, { recursive: true, force: true });
   for (const [path, content] of files) {
     mkdirSync(join(folder, dirname(path)), { recursive: true });
     writeFileSync(join(folder, path), content);
@@ -127,7 +126,7 @@ async function main() {
   }
 }
 
-if (resolve(process.argv[1] ?? "") === fileURLToPath(import.meta.url)) {
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   main().catch((error) => {
     console.error(`site.mjs: ${error.message}`);
     process.exitCode = 2;

@@ -209,6 +209,14 @@ def test_n_goes_on_to_the_next_video_and_the_end_is_told(detector, demo, tmp_pat
     assert messages[-1].startswith("The end: 4 frames, 100% with a face: ")
 
 
+def test_a_pause_holds_the_end(detector, demo, monkeypatch):
+    monkeypatch.setattr(application, "END_SECONDS", 0.2)
+    frames = [Frame(image, i / 30, i) for i, image in enumerate(demo[:2])]
+    app = App(FrameList(frames), window=ScriptedWindow(["", "", " ", *[""] * 10, "q"]))
+    app.run(detector)
+    assert app.paused and app.quit  # by the last key, half a second later
+
+
 def test_paused_is_seen_after_a_snapshot(play, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     messages = []

@@ -1,10 +1,12 @@
 """main.py --check: a line for everything, and how to fix what does not work."""
 
 import importlib.metadata
+import importlib.util
 
 import cv2
+import numpy as np
 import pytest
-from conftest import noise
+from conftest import REPOSITORY, noise
 
 import main
 from live import check as checks
@@ -67,9 +69,12 @@ def packages(check, tmp_path, monkeypatch):
     """Return the line on packages for a model of this name, which does not exist, without the modules `hidden`."""
     installed = importlib.metadata.packages_distributions()
 
-    def call(name="none.keras", hidden=(), **others):
-        found = {module: names for module, names in (installed | others).items() if module not in hidden}
+    find_spec = importlib.util.find_spec
+
+    def call(name="none.keras", hidden=(), unknown=(), **others):
+        found = {module: names for module, names in (installed | others).items() if module not in (*hidden, *unknown)}
         monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: found)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module in hidden else find_spec(module))
         return line_of(check(model=tmp_path / name)[1], "packages")
 
     return call
@@ -79,10 +84,12 @@ def test_check_names_what_is_installed_and_what_is_missing(packages, monkeypatch
     line = packages()
     assert line.startswith("ok") and f"opencv {cv2.__version__}" in line and "tensorflow" in line
     line = packages(hidden=["tensorflow"])
-    assert line.startswith("FAIL") and line.endswith("-m pip install -r requirements.txt")
+    assert line.startswith("FAIL") and line.endswith(f"-m pip install -r {REPOSITORY / 'requirements.txt'}")
     assert packages("none.tflite", hidden=["tensorflow", "keras"]).startswith("ok")
     line = packages("none.tflite", hidden=["ai_edge_litert"])
-    assert line.startswith("FAIL") and line.endswith("-m pip install -r requirements-live.txt")
+    assert line.startswith("FAIL") and line.endswith(f"-m pip install -r {REPOSITORY / 'requirements-live.txt'}")
+    line = packages("none.tflite", unknown=["numpy"])  # as under Python 3.10, whose list lacks it
+    assert line.startswith("ok") and f"numpy {np.__version__}" in line
     monkeypatch.setenv("KERAS_BACKEND", "no-such-backend")
     line = packages()
     assert line.startswith("FAIL") and line.endswith("pip install no-such-backend")

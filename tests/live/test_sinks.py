@@ -275,6 +275,23 @@ def test_a_copy_in_a_folder_keeps_its_name_and_a_slash_makes_a_folder(tmp_path, 
     assert [path.name for path in (tmp_path / "copies.v1").iterdir()] == [name]
 
 
+def test_copies_do_not_replace_each_other_on_a_disk_without_case(tmp_path):
+    files = [tmp_path / "a" / "IMG.jpg", tmp_path / "b" / "img.jpg"]
+    with Outputs(tmp_path / "copies", files, images=True, single=False) as outputs:
+        for file in files:
+            outputs.open(Images([file], file.name)).write(noise(1)[0], 0.0, file.name)
+    assert {path.name.lower() for path in (tmp_path / "copies").iterdir()} == {"img.jpg", "img (2).jpg"}
+
+
+def test_the_room_on_a_recording_s_own_disk_counts_not_that_of_a_link(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "full" / "a.mp4")
+    free = {tmp_path: 10**9, tmp_path / "full": 0}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[Path(folder)]))
+    with pytest.raises(OutputError, match="The disk is full"):
+        Recording(tmp_path / "a.mp4", 30, live=False).write(flat(9), 0.0)
+
+
 def test_a_crash_leaves_what_a_webm_has_so_far_and_the_older_file(tmp_path):
     (tmp_path / "a.webm").write_bytes(b"older")
     recording = Recording(tmp_path / "a.webm", 30, live=False)

@@ -234,6 +234,13 @@ def test_a_pattern_takes_every_file_once_and_names_what_is_none(tmp_path, capsys
         find_sources([tmp_path / "photos" / "*.heic"])
 
 
+def test_a_pattern_takes_a_file_for_a_file_whatever_its_name(tmp_path, monkeypatch):
+    for name in ("0", "demo"):
+        write_video(tmp_path / f"{name}.mp4", noise(2)).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert find_sources(["*"]) == [Path("0"), Path("demo")] and find_sources(["0", "demo"]) == ["0", "demo"]
+
+
 def test_refuses_unusable_images(tmp_path):
     with pytest.raises(SourceError, match="contains no images"):
         open_source(str(tmp_path))
@@ -265,6 +272,14 @@ def test_what_is_transparent_is_turned_with_the_image(tmp_path, orientation):
     turns = {1: whole, 2: whole[:, ::-1], 3: whole[::-1, ::-1], 4: whole[::-1], 5: np.swapaxes(whole, 0, 1)}
     turns |= {6: np.rot90(whole, -1), 7: np.rot90(whole, 2).swapaxes(0, 1), 8: np.rot90(whole)}
     assert np.array_equal(frame.image, turns[orientation])
+
+
+def test_what_is_transparent_is_not_turned_where_every_pixel_has_the_same_color(tmp_path):
+    image = np.zeros((30, 30, 4), np.uint8)
+    image[:8, :, 3] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    (frame,) = open_source(str(tmp_path / "a.png"))
+    assert (frame.image[:8] == 0).all() and (frame.image[8:] == 255).all()
 
 
 def test_an_image_is_rotated_according_to_its_exif_data(tmp_path):

@@ -170,6 +170,21 @@ test("a camera that freezes is told and not logged, and no lines are lost by a r
   await page.click("#csv");
   await startCamera(page);
   await page.waitForTimeout(1500);
+  const seen = await page.evaluate(async () => { // another tab for a while
+    const show = (hidden) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+      document.dispatchEvent(new Event("visibilitychange"));
+    };
+    show(true);
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    const seen = [];
+    canvas.addEventListener("faces", ({ detail }) => seen.push(detail.status));
+    new MutationObserver(() => seen.push(message.textContent)).observe(message, { childList: true });
+    show(false);
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    return seen;
+  });
+  assert.ok(seen.length > 3 && !seen.some((text) => /^[0-3] fps|no images/.test(text)), seen.join());
   await page.evaluate(() => clearInterval(globalThis.painting));
   await waitForMessage(page, /^The camera sends no images/);
   await page.evaluate(() => {

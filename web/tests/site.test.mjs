@@ -1,7 +1,7 @@
 // The server and the folder for a static host.
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
@@ -10,13 +10,14 @@ import { startSite } from "./browser.mjs";
 
 const SCRIPT = join(dirname(dirname(fileURLToPath(import.meta.url))), "site.mjs");
 
-test("build assembles all that the page needs, and replaces an older folder", () => {
+test("build assembles all that the page needs, over an older build, and keeps what else is there", () => {
   const folder = join(mkdtempSync(join(tmpdir(), "site-")), "public");
   const build = () => execFileSync(process.execPath, [SCRIPT, "build", "--output", folder], { encoding: "utf8" });
   assert.match(build(), /https/);
-  writeFileSync(join(folder, "old.txt"), "");
+  writeFileSync(join(folder, "CNAME"), "mine");
+  writeFileSync(join(folder, "page.js"), "older");
   build();
-  assert.ok(!existsSync(join(folder, "old.txt")));
+  assert.equal(readFileSync(join(folder, "CNAME"), "utf8"), "mine");
   const sizes = JSON.parse(readFileSync(join(folder, "files.json")));
   for (const [path, [bytes]] of Object.entries(sizes)) {
     const filledIn = ["index.html", "sw.js"].includes(path);
@@ -38,6 +39,14 @@ test("build refuses a missing model in one sentence, and an unfit folder", () =>
   const full = run("--output", folder);
   assert.equal(full.status, 2);
   assert.equal(readFileSync(join(folder, "notes.txt"), "utf8"), "mine");
+});
+
+test("the script runs through a symbolic link", () => {
+  const link = join(mkdtempSync(join(tmpdir(), "site-")), "linked.mjs");
+  symlinkSync(SCRIPT, link);
+  const done = spawnSync(process.execPath, [link, "nonsense"], { encoding: "utf8" });
+  assert.equal(done.status, 2);
+  assert.match(done.stderr, /^site\.mjs: use: /);
 });
 
 test("the server knows its files alone, compresses them, and sends none twice", async () => {
