@@ -132,7 +132,10 @@ def load_fer2013(path, votes=None) -> Dataset:
         found = _find(root)
         splits, notes = (_read_csv if found.is_file() else _read_folders)(found)
         notes += _add_votes(splits, root, found, votes)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
+    except DataError:
+        raise
+    except (OSError, EOFError, RuntimeError, ValueError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
+        # of a damaged or encrypted archive
         raise DataError(f"{path} cannot be read ({error}). Download or unpack it again.") from error
     return _checked(Dataset(str(found), splits, notes))
 

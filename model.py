@@ -717,6 +717,8 @@ def read_description(path: Path) -> dict:
         for of_output in (calibration, calibration.get(FERPLUS, {})):
             if not 0 < of_output.get("temperature", 1) < math.inf:
                 raise ValueError("a temperature is not above 0")
+            if not all(map(math.isfinite, of_output.get("logit_adjustment", {}).values())):
+                raise ValueError("a logit adjustment is not finite")
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a description of a model ({error}). Delete it or train again.") from error
     labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])

@@ -61,7 +61,9 @@ def train_with(optimizer, training, validation, args):
     model = build_model("cnn")
     model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     model.fit(
-        make_batches(training, BatchSettings(batch_size=args.batch_size, seed=args.seed)),
+        make_batches(
+            training, BatchSettings(batch_size=args.batch_size, seed=args.seed), targets=one_hot(training.labels)
+        ),
         steps_per_epoch=-(-len(training) // args.batch_size),
         epochs=args.epochs,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=score)],

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from emotions.faces import CASCADE
 from evaluation import figures
+from live.sources import soft_ellipse
 
 WINDOW = 24  # pixels, the side of the cascade's window
 SCALE = 1.1  # from one size of the sliding window to the next
@@ -82,10 +83,8 @@ def make_frame(face: np.ndarray) -> np.ndarray:
     """Return a gray frame uint8 (240, 320) with the face left of the middle, on a shaded background."""
     rows, columns = np.mgrid[0 : 1 : FRAME_HEIGHT * 1j, 0 : 1 : FRAME_WIDTH * 1j]
     frame = 90 + 50 * rows + 20 * np.sin(9 * columns + 4 * rows)
-    y, x = np.mgrid[-1 : 1 : FACE * 1j, -1 : 1 : FACE * 1j]
-    mask = np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1)
     place = frame[60 : 60 + FACE, 80 : 80 + FACE]
-    place += mask * (cv2.resize(face, (FACE, FACE), interpolation=cv2.INTER_AREA) - place)
+    place += soft_ellipse(FACE) * (cv2.resize(face, (FACE, FACE), interpolation=cv2.INTER_AREA) - place)
     return frame.astype(np.uint8)
 
 

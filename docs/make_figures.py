@@ -25,6 +25,7 @@ from data import Augmentation, augment  # noqa: E402
 from emotions import EmotionDetector  # noqa: E402
 from evaluation import figures, robustness  # noqa: E402
 from evaluation.grad_cam import grad_cam  # noqa: E402
+from live.sources import soft_ellipse  # noqa: E402
 from live.view import View  # noqa: E402
 from model import BEST_MODEL, EMOTIONS, IMAGE_SIZE, OUTPUTS, UserError, count_multiply_adds, load_classifier  # noqa: E402
 
@@ -81,8 +82,7 @@ def draw_window(classifier, large: np.ndarray, path: Path) -> None:
     """Draw what main.py shows of two average faces (7, h, w), one of them tilted, after the key p."""
     frame, view = np.linspace((96, 88, 84), (136, 112, 96), 400 * 900).reshape(400, 900, 3), View()
     size = large.shape[1]
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    ellipse = np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))  # with a soft edge
+    ellipse = soft_ellipse(size)
     for emotion, column, zoom, tilt_degrees in (("happy", 160, 1.2, 18), ("surprise", 600, 1.0, 0)):
         place = cv2.getRotationMatrix2D((size / 2, size / 2), -tilt_degrees, zoom)
         place[:, 2] += column - size / 2, 210 - size / 2

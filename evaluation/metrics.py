@@ -86,7 +86,8 @@ def vote_scores(votes: np.ndarray, probabilities: np.ndarray) -> dict:
     """Return the scores that need all votes (n, 10), of faces whose most votes go to one of the seven emotions.
 
     `accuracy_majority` is that on the faces where more than half of the people agree, `vote_log_loss` (nats) compares
-    the probabilities with the shares of the votes, and `vote_entropy` is the least that it can be. See `with_nine`.
+    the probabilities with the shares of the votes as `vote_targets` has them, without single votes, and `vote_entropy`
+    is the least that it can be. See `with_nine`.
     """
     majority = votes.max(axis=1) > votes.sum(axis=1) / 2
     correct, shares = probabilities.argmax(axis=1) == most_voted(votes), vote_targets(votes)

@@ -138,6 +138,12 @@ class Images(Source):
             raise SourceError(f"{self.name} {what} readable image. Save it again as .png or .jpg.")
 
 
+def soft_ellipse(size: int) -> np.ndarray:
+    """Return a mask of a face's shape, float32 (size, size): 1 inside, 0 outside, with a soft edge."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    return np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))
+
+
 class Demo(Source):
     """The average face of each emotion, one after the other, moving over a background; 640x480, 30 frames a second.
 
@@ -155,8 +161,7 @@ class Demo(Source):
             raise SourceError(f"The demo's faces are missing at {DEMO_FACES}. Restore the folder demo.")
         size = row.shape[0]
         self.faces = [np.float32(row[:, i : i + size]) for i in range(0, row.shape[1], size)]
-        y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-        self._mask = np.float32(np.clip((1 - np.hypot(x / 0.96, y / 1.02)) * 6, 0, 1))  # a soft ellipse
+        self._mask = soft_ellipse(size)
         y, x = np.mgrid[0 : 1 : self.height * 1j, 0 : 1 : self.width * 1j]
         self._background = np.dstack([96 + 40 * y, 88 + 24 * y + 0 * x, 84 + 12 * y]).astype(np.uint8)
 

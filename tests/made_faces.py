@@ -4,11 +4,12 @@ import cv2
 import numpy as np
 from conftest import REPOSITORY
 
+from live.sources import soft_ellipse
+
 STRIP = cv2.imread(str(REPOSITORY / "demo" / "average_faces.png"), cv2.IMREAD_GRAYSCALE)
 SIDE = STRIP.shape[0]
 FACES = np.hsplit(STRIP, STRIP.shape[1] // SIDE)  # in the order of EMOTIONS
-_Y, _X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-OVAL = np.float32(np.clip((1 - np.hypot(_X / 0.96, _Y / 1.02)) * 6, 0, 1))
+OVAL = soft_ellipse(SIDE)
 
 NOISE = np.random.default_rng(0).normal(0, 2, 480 * 360)
 

@@ -219,6 +219,13 @@ def two_wrong_rows(tmp):
     return write_csv(tmp / "fer2013.csv", rows)
 
 
+def damaged_zip(tmp):
+    """An archive in which the name of a file, in UTF-8, is damaged where it is stored a second time."""
+    path = zip_up(tmp / "a.zip", write_csv(tmp / "in" / "Gesichter für alle.csv", ROWS).parent)
+    path.write_bytes(path.read_bytes().replace("für".encode(), b"f\xffr!", 1))
+    return path
+
+
 def damaged_gzip(tmp):
     path = gzipped(write_csv(tmp / "fer2013.csv", ROWS))
     content = bytearray(path.read_bytes())
@@ -263,6 +270,7 @@ DAMAGES = {
     "header only": (lambda tmp: write_csv(tmp / "a.csv", []), "no training faces"),
     "truncated gz": (truncated_gzip, "Download"),
     "damaged gz": (damaged_gzip, "Download"),
+    "damaged zip": (damaged_zip, "Download"),
 }  # fmt: skip
 
 

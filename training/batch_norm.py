@@ -53,10 +53,11 @@ def measure_batch_normalization(model, faces: np.ndarray, batch_size: int = 256)
     momenta, rates = [layer.momentum for layer in layers], [layer.rate for layer in dropouts]
     for layer in dropouts:
         layer.rate = 0
-    for count, start in enumerate(range(0, len(faces), batch_size)):
+    for start in range(0, len(faces), batch_size):
+        batch = faces[start : start + batch_size]
         for layer in layers:
-            layer.momentum = count / (count + 1)  # so that the moving mean becomes the mean of all batches
-        model(faces[start : start + batch_size].astype(np.float32), training=True)
+            layer.momentum = start / (start + len(batch))  # so that the moving mean becomes the mean of all faces
+        model(batch.astype(np.float32), training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     for layer, rate in zip(dropouts, rates, strict=True):

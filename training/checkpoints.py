@@ -8,6 +8,7 @@ weights as an uninterrupted training.
 import atexit
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -35,7 +36,7 @@ STATE_TYPES = {
     "epochs": int, "backup": str, "stopped": bool, "finished": bool, "data_sha256": str,
     "dropout_seeds": list, "counters": dict,
 }  # fmt: skip
-SCORES = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss"]  # columns that every history has
+COLUMNS = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "learning_rate"]  # that every history has
 COUNTERS = {"best": ["best"], "stopping": ["best", "wait", "best_epoch"], "plateau": ["best", "wait"]}  # of callbacks
 
 
@@ -61,6 +62,12 @@ class Run:
     def update(self, **changes) -> None:
         self.state |= changes
         write_json(self.folder / STATE, self.state)
+
+    def finish(self) -> None:
+        """Note that there is nothing to resume, and remove what a resume would need."""
+        self.update(finished=True)
+        for pattern in ("backup-*.keras", "teacher-*.*", "soft_labels-*.npy"):
+            remove(self.folder.glob(pattern))
 
     def lock(self) -> None:
         """Keep other processes from the run's folder, as long as this one lives. Raises `UserError` if one has it."""
@@ -151,6 +158,8 @@ def read_state(folder: Path) -> dict:
     if missing := STATE_TYPES.keys() - state.keys():
         raise ValueError(f"{STATE} lacks {min(missing)}")
     check_types(state, STATE_TYPES)
+    if not re.fullmatch(r"backup-\d+\.keras", state["backup"]):
+        raise ValueError(f"{STATE} names a backup elsewhere")
     for name, values in state["counters"].items():
         if not isinstance(values, dict) or not values.keys() <= set(COUNTERS.get(name, ())):
             raise ValueError(f"{STATE} has other counters")
@@ -164,7 +173,7 @@ def read_history(folder: Path, epochs: int | None = None) -> pd.DataFrame:
     """Return a run's history, a row per epoch, after a check of its first epochs. Raises `OSError`, `ValueError`."""
     history = pd.read_csv(folder / HISTORY)
     epochs = len(history) if epochs is None else epochs
-    scores = history.reindex(columns=SCORES).to_numpy(float)  # no text
+    scores = history.astype(float).reindex(columns=COLUMNS).to_numpy()  # no text anywhere
     whole = 0 < epochs <= len(scores) and list(scores[:epochs, 0]) == list(range(epochs))
     if not (whole and np.isfinite(scores[:epochs]).all()):
         raise ValueError(f"{HISTORY} does not have the epochs of the training")

@@ -6,15 +6,38 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from evaluation.metrics import predict
-from model import ARCHITECTURES, Classifier, UserError, build_model, is_equivariant, load_classifier
+from evaluation.metrics import predict, raise_logits
+from model import (
+    ARCHITECTURES,
+    FERPLUS,
+    Classifier,
+    UserError,
+    build_model,
+    is_equivariant,
+    keras_classifier,
+    load_classifier,
+)
 
 TEACHER_WEIGHT = 0.5  # of the teachers' predictions, beside the labels
 
 
+def load_unadjusted(path: Path) -> Classifier:
+    """Load a network with the logits that it learned: those that `finish` raised after its training are lowered again.
+
+    Else a network that starts or learns from it would have them raised twice.
+    """
+    classifier = load_classifier(path)
+    calibration = classifier.description.get("calibration", {}).get(FERPLUS, {})
+    if FERPLUS in classifier.outputs and (raised := calibration.get("logit_adjustment")):
+        lowered = {emotion: -amount / calibration.get("temperature", 1) for emotion, amount in raised.items()}
+        raise_logits(classifier.model, lowered, FERPLUS)
+        classifier = keras_classifier(classifier.model, classifier.description)
+    return classifier
+
+
 def load_teacher(path: Path, outputs: tuple, mixed_precision: bool) -> Classifier:
     """Return a trained network as a classifier, fast where training is. Raises `UserError` if it lacks an output."""
-    classifier = load_classifier(path)
+    classifier = load_unadjusted(path)
     if classifier.outputs[: len(outputs)] != outputs:
         raise UserError(f"--teacher {path} has no output {outputs[-1]}. Use one that was trained with votes.")
     if mixed_precision:
@@ -69,7 +92,7 @@ def mean_weights(paths: list | None, arch: str, outputs: tuple) -> list | None:
         return None
     weights, shapes = [], [weight.shape for weight in build_model(arch, outputs=outputs).get_weights()]
     for path in paths:
-        classifier = load_classifier(path)
+        classifier = load_unadjusted(path)
         name = classifier.model.name
         if name != arch:
             hint = f"Add --arch {name}, or use" if name in ARCHITECTURES else "Use"

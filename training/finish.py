@@ -72,9 +72,7 @@ def finish(run: Run, dataset: data.Dataset, training: data.Split) -> None:
         except ModelError as error:
             print(f"No {BEST_MODEL.with_suffix('.tflite').name} was made: {error}")
     outcome = put_in_place(run, len(training))
-    run.update(finished=True)
-    for pattern in ("backup-*.keras", "teacher-*.keras", "soft_labels-*.npy"):
-        remove(run.folder.glob(pattern))
+    run.finish()
     try:
         report(run.folder, run.best, classifier, dataset, history=pd.read_csv(run.folder / HISTORY))
     finally:
@@ -132,7 +130,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
         )
     previous, place = output.with_name(f"{output.stem}.previous.keras"), str(output.resolve())
     if run.state.get("kept_for") != place:
-        if replaced := output.exists():
+        if replaced := any(output.with_suffix(suffix).exists() for suffix in SUFFIXES):
             copy_model(output, previous)
         run.update(kept_for=place, replaced=replaced)
     copy_model(run.best, output)

@@ -57,14 +57,21 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
     if run.state.get("stopped") or run.epochs >= run.options.epochs:  # at most the finish is missing
         return
     run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
+    validation, compiled_for = dataset[data.PUBLIC_TEST], None
+    validation_targets(validation, run.outputs)
     model, weights, teachers = prepare(run)
-    options, validation, compiled_for = run.options, dataset[data.PUBLIC_TEST], None
+    options = run.options
     keras.utils.set_random_seed(options.seed)
     precision = " in bfloat16" if options.mixed_precision else ""
     print(f"{len(training):,} training and {len(validation):,} validation faces, {options.arch}{precision}")
     print(
         f"Everything of this run is kept in {printable(run.folder)}; Ctrl-C stops it and keeps the best model so far."
     )
+    if dataset.drawn and options.init_from and not run.state:
+        print(
+            "The validation faces are a tenth of Training. If the model of --init-from has learned from these faces, "
+            "the scores will be too high."
+        )
     callbacks = make_callbacks(run, sha256)
     with explained_out_of_memory():
         for phase in phases(options):
@@ -106,7 +113,10 @@ def prepare(run: Run) -> tuple:
         run.folder = checkpoints.new_folder(vars(options))
         run.lock()
     for number, path in enumerate(named):  # a resume may find another model in its place
-        shutil.copyfile(path, run.folder / f"teacher-{number:02}.keras")
+        copy = run.folder / f"teacher-{number:02}.keras"
+        shutil.copyfile(path, copy)
+        if (description := path.with_suffix(".json")).exists():
+            shutil.copyfile(description, copy.with_suffix(".json"))
     return None, weights, teachers
 
 
@@ -259,7 +269,7 @@ def make_callbacks(run: Run, data_sha256: str) -> list:
             return
         kept = ""
         if run.state:
-            run.update(finished=True)  # a resume would come to the same
+            run.finish()  # a resume would come to the same
             kept = f" The best model until then is {run.best}."
         raise UserError(f"The loss became NaN or infinite. Start again with a lower --learning-rate.{kept}")
 

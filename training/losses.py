@@ -1,4 +1,7 @@
-"""Loss and metric of the output that learns votes: faces without votes have targets of zero and count for neither."""
+"""Loss and metric of the output that learns votes: faces without votes have targets of zero.
+
+They add nothing to the loss, though they count in its mean, and are left out of the metric.
+"""
 
 import keras
 from keras import ops

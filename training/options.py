@@ -133,7 +133,8 @@ def add_training_options(add) -> None:
         "cosine: warm up, then fall to zero; plateau: halve the rate when the validation loss stalls, stop early"
     )
     add("--schedule", choices=("cosine", "plateau"), help=schedules)
-    small = f"first epochs, on {schedule.SMALL_IMAGE_SIZE}-pixel faces (default: two thirds of the first phases {new})"
+    small = f"first epochs, on {schedule.SMALL_IMAGE_SIZE}-pixel faces (default: two thirds of those before rounds, at "
+    small += f"most a third of all, {new})"
     add("--small-image-epochs", **epochs, help=small)
     rounds = f"rounds of learning from its own predictions, in the last two thirds (default: {schedule.ROUNDS} {new}"
     rounds += " and no teacher)"
@@ -161,12 +162,15 @@ def parse_args(argv=None) -> argparse.Namespace:
         args.export = args.model.with_suffix(".tflite") if args.model.name else Path("model.tflite")
     given = TrainingOptions(**{name: getattr(args, name) for name in args.given})
     args.options = complete(given)
-    if not (given.data or args.resume):
-        usual = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir())
-        found = (folder for folder in usual if any(not child.name.startswith(".") for child in folder.iterdir()))
-        args.options = replace(args.options, data=next(found, None))
-    for problem in problems(args, given):
-        parser.error(problem)
+    try:
+        if not (given.data or args.resume):
+            usual = (folder for folder in (Path("data"), Path("fer2013")) if folder.is_dir())
+            found = (folder for folder in usual if any(not child.name.startswith(".") for child in folder.iterdir()))
+            args.options = replace(args.options, data=next(found, None))
+        for problem in problems(args, given):
+            parser.error(problem)
+    except OSError as error:  # a folder without permission, a name that is too long
+        parser.error(f"{error.filename} cannot be used ({error.strerror}). Choose another place.")
     return args
 
 
@@ -182,7 +186,7 @@ def complete(options: TrainingOptions) -> TrainingOptions:
     chosen |= {"self_distillation_rounds": rounds, "fine_tuning_epochs": fine_tuning}
     options = replace(options, **{name: value for name, value in chosen.items() if getattr(options, name) is None})
     if options.small_image_epochs is None:
-        small = max(schedule.first_epochs(options), 0) * 2 // 3 if is_new else 0
+        small = min(max(schedule.first_epochs(options), 0) * 2 // 3, options.epochs // 3) if is_new else 0
         options = replace(options, small_image_epochs=small)
     return options
 

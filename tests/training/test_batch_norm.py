@@ -60,6 +60,15 @@ def test_batch_normalization_that_cannot_be_fused_stays_as_it_is(options):
     assert np.allclose(predicted(model, FACES), before, atol=1e-6)
 
 
+def test_a_small_last_batch_counts_as_much_as_its_faces():
+    faces = np.zeros((9, 48, 48, 1), np.uint8)
+    faces[8] = 90  # the last one
+    normalization = keras.layers.BatchNormalization()
+    inputs = keras.Input((48, 48, 1))
+    measure_batch_normalization(keras.Model(inputs, normalization(inputs)), faces, batch_size=8)
+    assert np.allclose(normalization.moving_mean, 10)
+
+
 def test_measured_batch_normalization_fits_what_comes_at_inference():
     """Batches of faces of their own brightness: each counts the same, the last no more than the first."""
     keras.utils.set_random_seed(0)

@@ -9,6 +9,7 @@ import time
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from made_data import make_rows, write_csv
 from made_training import SMALL_RESNETS, press_ctrl_c, the_run
@@ -85,6 +86,21 @@ def test_a_resume_refuses_more_epochs_than_the_history_has(run, refused, epochs)
     state = json.loads((run / "state.json").read_text())
     (run / "state.json").write_text(json.dumps(state | {"epochs": epochs}))
     assert "does not have the epochs" in refused("--resume", run)
+
+
+@pytest.mark.parametrize("column, value", [("learning_rate", None), ("learning_rate", "x"), ("image_size", "4x")])
+def test_a_resume_refuses_a_history_that_cannot_be_drawn(run, refused, column, value):
+    history = pd.read_csv(run / "history.csv")
+    history = history.drop(columns=column) if value is None else history.assign(**{column: value})
+    history.to_csv(run / "history.csv", index=False)
+    assert "cannot be resumed" in refused("--resume", run)
+
+
+@pytest.mark.parametrize("place", ["../other.keras", "/tmp/other.keras", "best_model.keras"])
+def test_a_resume_takes_no_backup_from_elsewhere(run, refused, place):
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"backup": place}))
+    assert "names a backup elsewhere" in refused("--resume", run)
 
 
 TEXTS = [b"", b"[]", b"\xff\xfe", b"[" * 10**6, b"1" * 10**5, b"epoch,loss\n", b"epoch,accuracy\n0,x\n", b"\0" * 10**4]

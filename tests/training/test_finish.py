@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -69,6 +70,12 @@ def test_a_model_of_fer_2013_replaces_the_best_one_and_one_command_undoes_it(run
     subprocess.run(undo.replace("python", f'"{sys.executable}"', 1), shell=True, check=True)
     assert content("best_model.keras", "best_model.json") == ["model 0.7244", scored(0.7244)]
     assert content("run/best_model.keras") == ["model 0.73"]
+
+
+def test_an_export_without_its_model_is_kept_too(run):
+    Path("mine.tflite").write_text("precious")
+    finish.put_in_place(replace(run, options=TrainingOptions(output=Path("mine.keras"))), 90)
+    assert content("mine.previous.tflite", "mine.tflite") == ["precious", None]
 
 
 def test_an_export_of_the_replaced_model_does_not_stay_beside_the_new_one(run):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from made_data import make_rows, write_csv
 from made_training import (
     ONE_EPOCH,
     SMALL_AND_EAGER,
@@ -100,6 +101,15 @@ def test_a_training_starts_from_the_mean_of_several_networks(folder, started):
     assert all(np.allclose(a, 2 * b) for a, b in zip(started[0].get_weights(), first, strict=True))
 
 
+def test_a_validation_split_that_the_first_network_may_know_is_told(folder, capsys):
+    words = ["--epochs", "1", "--small-image-epochs", "0", "--self-distillation-rounds", "0", "--batch-size", "56"]
+    write_csv(folder / "train.csv", make_rows((20, 0, 0)), ("emotion", "pixels"))
+    assert train.main([*words, "--data", "train.csv", "--output", "first.keras"]) == 0
+    assert "learned from these faces" not in capsys.readouterr().out
+    assert train.main([*words, "--data", "train.csv", "--init-from", "first.keras"]) == 0
+    assert "learned from these faces" in capsys.readouterr().out
+
+
 def test_the_plain_cnn_trains_in_bfloat16_and_is_saved_in_float32(folder, monkeypatch):
     built, compiled_model = [], loop.compiled_model
     monkeypatch.setattr(loop, "compiled_model", lambda *args: built.append(compiled_model(*args)) or built[-1])
@@ -162,6 +172,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_best_model(
     assert "lower --learning-rate" in refused(*words)
     assert all(np.isfinite(weight).all() for weight in weights_of(the_run(folder) / "best_model.keras"))
     assert "no unfinished run" in refused("--resume")  # which would come to the same
+    assert not list(the_run(folder).glob("backup-*"))
     shutil.rmtree("runs")
     monkeypatch.setattr(loop, "learning_rate", lambda epoch, options: float("nan"))
     assert "lower --learning-rate" in refused(*words)

@@ -67,6 +67,11 @@ def test_a_clock_before_1980_is_said_before_a_training(monkeypatch, capsys):
     assert "1970" in capsys.readouterr().err
 
 
+def test_a_name_that_is_too_long_is_one_sentence(refused):
+    error = refused("--data", "x", "--output", f"{'a' * 300}.keras")
+    assert "too long" in error and error.count("\n") == 1
+
+
 def test_a_recipe_is_a_file_of_options_with_comments(tmp_path):
     assert len(RECIPES) >= 2
     (tmp_path / "mine.txt").write_text("# a comment\n--epochs 3 --mixup 0.2  # why\n\n--arch cnn\n", encoding="utf-8")

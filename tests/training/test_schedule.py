@@ -30,7 +30,7 @@ def planned(**options):
         ),
         ({"epochs": 2}, [(0, 1, 48, 0, False), (1, 2, 48, 1, False)]),
         ({"epochs": 1}, [(0, 1, 48, 0, False)]),
-        ({"epochs": 6, "teacher": ("a.keras",)}, [(0, 4, 36, 0, False), (4, 6, 48, 0, False)]),
+        ({"epochs": 6, "teacher": ("a.keras",)}, [(0, 2, 36, 0, False), (2, 6, 48, 0, False)]),
         (
             {"epochs": 6, "init_from": ("a.keras",), "fine_tuning_epochs": 2},
             [(0, 4, 48, 0, False), (4, 6, 48, 0, True)],

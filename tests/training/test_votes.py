@@ -28,6 +28,7 @@ import train
 from data import PUBLIC_TEST, load_fer2013
 from model import EMOTIONS, load_classifier
 from training import finish, loop
+from training.distillation import load_unadjusted
 from training.export import export
 from training.losses import Agreement, VoteCrossentropy
 
@@ -151,9 +152,36 @@ def test_a_training_without_votes_can_start_from_a_network_with_both_outputs(vot
     assert np.corrcoef(log_both.ravel(), log_one.ravel())[0, 1] > 0.99  # but for their temperatures
 
 
+def output_bias(name):
+    """The bias of the output that learned votes, and the temperature that it was divided by."""
+    bias = load_classifier(f"{name}.keras").model.get_layer("ferplus").bias.numpy()
+    return bias, description_of(Path(f"{name}.keras"))["calibration"]["ferplus"]["temperature"]
+
+
+def test_rare_emotions_are_raised_once_however_many_trainings_follow_each_other(voted):
+    words = [*ONE_EPOCH, "--learning-rate", "0", "--output"]
+    assert train.main([*words, "first.keras"]) == 0
+    assert train.main([*words, "second.keras", "--init-from", "first.keras"]) == 0
+    raised = np.array([finish.LOGIT_ADJUSTMENT.get(emotion, 0) for emotion in EMOTIONS])
+    (first, temperature), (second, next_temperature) = output_bias("first"), output_bias("second")
+    assert second * next_temperature - raised == pytest.approx(first - raised / temperature, abs=1e-5)
+    learned = load_unadjusted("first.keras").model.get_layer("ferplus").bias.numpy()
+    assert learned == pytest.approx(first - raised / temperature, abs=1e-6)
+
+
+def test_a_teacher_s_raised_logits_are_lowered_after_a_resume_too(voted, monkeypatch):
+    assert train.main([*ONE_EPOCH, "--output", "teacher.keras"]) == 0
+    monkeypatch.setattr(finish, "score_splits", press_ctrl_c)
+    words = [*ONE_EPOCH, "--teacher", "teacher.keras", "--output", "x.keras"]
+    assert train.main(words) == 130
+    copies = [load_unadjusted(path) for path in (Path("teacher.keras"), the_run(voted) / "teacher-00.keras")]
+    biases = [copy.model.get_layer("ferplus").bias.numpy() for copy in copies]
+    assert same(*([bias] for bias in biases)) and not np.allclose(biases[0], output_bias("teacher")[0])
+
+
 def test_votes_without_public_test_are_refused(voted, refused):
     write_votes(voted / "fer2013new.csv", [row for row in ROWS if row[2] == "Training"])
-    assert "no rows of PublicTest" in refused(*ONE_EPOCH)
+    assert "no rows of PublicTest" in refused(*ONE_EPOCH) and not (voted / "runs").exists()
 
 
 def test_votes_must_be_a_file(folder, refused):
