@@ -1,4 +1,4 @@
-"""Show the emotions of everybody in front of a camera, in a video, an image or a folder of images.
+"""Label the facial expressions of everybody in front of a camera, in a video, an image or a folder of images.
 
 python main.py                       webcam 0
 python main.py demo                  without a camera
@@ -27,7 +27,7 @@ ENVIRONMENT = {  # of the libraries, unless it is set already
 def parse_args(argv=None) -> argparse.Namespace:
     parser = Parser(
         prog="main.py",
-        description="Show the emotions of everybody in front of a camera, in videos or in images.",
+        description="Label the facial expressions of everybody in front of a camera, in videos or in images.",
         epilog="Keys in the window: q or Esc quits, space pauses, n and b go to the next file and back, s saves a "
         "snapshot, p shows probabilities, m mirrors, h lists the keys.",
         formatter_class=HelpFormatter,
@@ -55,7 +55,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     group.add_argument(
         "--threshold", type=number(0, 1), default=0.35,
         help="below this probability the label is uncertain; 99.6 %% of PublicTest's faces reach 0.35, and on 86 %% of "
-        "them the label is what most people see; at 0.5, 97 %% reach it and 88 %% of these agree",
+        "them the label is the most frequent of ten people's votes; at 0.5, 97 %% reach it and 88 %% of these agree",
     )  # fmt: skip
     seconds = {"type": number(0, 3600), "default": 0.18, "metavar": "SECONDS"}
     group.add_argument("--smoothing", **seconds, help="time constant of a face's probabilities and label; 0: none")

@@ -1,7 +1,7 @@
 """Train the emotion network on FER-2013; evaluate or export a trained one.
 
 python train.py --data PATH      PATH: fer2013.csv, a folder with it or with train/ and test/, or Kaggle's .zip
-python train.py "@recipes/cnn.txt" --data PATH      with the options of a recipe
+python train.py "@recipes/cnn.txt" --data PATH --output cnn.keras      with the options of a recipe
 python train.py --resume         continue the latest run after Ctrl-C, a crash or a power cut
 python train.py --data PATH --evaluate    score best_model.keras and write a report on it, changing nothing
 python train.py --data PATH --export      write best_model.tflite and best_model.int8.tflite, for phones

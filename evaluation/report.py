@@ -152,7 +152,7 @@ def draw_scores(run: Path, compared: dict[str, Comparison], card: dict) -> None:
     title = f"{card['split']}, n = {card['n']:,}: {card['accuracy']:.1%} correct"
     axes = "FER-2013's label", "prediction (blue: correct)"
     figures.draw_confusion({title: card["confusion_matrix"]}, axes, run / "confusion_matrix.png")
-    axes = f"what most of ten people see ({card['split']})", "blue: agrees with them, orange: does not"
+    axes = f"most frequent of ten people's votes ({card['split']})", "blue: agrees with them, orange: does not"
     if FERPLUS in card:
         people = card[FERPLUS]
         pairs = ("FER-2013's label", "label_confusion_matrix"), ("the network", "confusion_matrix")
@@ -253,9 +253,9 @@ def title_section(card: dict) -> str:
 FER-2013's labels come from the words of a web search; FER+ (Barsoum et al. 2016) has the votes of ten people on the
 same faces. The second column is the agreement with the emotion that most of them see, on the faces where that is one
 of the seven and leads alone. FER-2013's own label agrees with it on {agreement(people["label_confusion_matrix"]):.1%}.
-For comparison: one of the ten people votes as most of the other nine do in {percent(people["person_with_nine"])} of
-{people["n_with_nine"]:,} votes on these faces, and the network agrees with these nine in \
-{percent(people["network_with_nine"])}.
+For comparison: a single person's vote is the most frequent one of the other nine in \
+{percent(people["person_with_nine"])} of {people["n_with_nine"]:,} cases,
+the network's label in {percent(people["network_with_nine"])}.
 The first column scores the network's output {card["output"]}, the second its output {people["output"]}."""
     return f"""# Scores on {card["split"]}
 

@@ -83,7 +83,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="train.py",
         description="Train the emotion network on FER-2013; evaluate or export a trained one.",
-        epilog="A recipe is a file of options: python train.py '@recipes/cnn.txt' --data PATH",
+        epilog="A recipe is a file of options: python train.py '@recipes/cnn.txt' --data PATH --output cnn.keras",
         formatter_class=HelpFormatter,
         fromfile_prefix_chars="@",
     )
