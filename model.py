@@ -219,7 +219,7 @@ def fold_symmetric_kernels(model):
                 relu = isinstance(activation, keras.layers.ReLU)
                 replaced[normalization.name] = _folded_layer(kernel, offset, relu, layer.dtype_policy)
                 for absorbed in (layer, activation) if relu else (layer,):
-                    replaced[absorbed.name] = keras.layers.Identity()
+                    replaced[absorbed.name] = keras.layers.Identity(dtype=absorbed.dtype_policy)
 
     def replace(layer):
         return replaced[layer.name] if layer.name in replaced else layer.from_config(layer.get_config())
@@ -715,10 +715,10 @@ def read_description(path: Path) -> dict:
         check_types(description, DESCRIPTION_TYPES)
         calibration = description.get("calibration", {})
         for of_output in (calibration, calibration.get(FERPLUS, {})):
-            if not 0 < of_output.get("temperature", 1) < math.inf:
-                raise ValueError("a temperature is not above 0")
-            if not all(map(math.isfinite, of_output.get("logit_adjustment", {}).values())):
-                raise ValueError("a logit adjustment is not finite")
+            if not 1e-3 < of_output.get("temperature", 1) < 1e3:
+                raise ValueError("a temperature is not a positive number of usual size")
+            if not all(abs(amount) < 20 for amount in of_output.get("logit_adjustment", {}).values()):
+                raise ValueError("a logit adjustment is not a number of usual size")
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a description of a model ({error}). Delete it or train again.") from error
     labels, pixel_range = description.get("labels", list(EMOTIONS)), description.get("pixel_range", [0, 255])
@@ -787,6 +787,8 @@ def _refuse_unsafe(path: Path) -> dict:
     except Exception as error:  # zipfile raises many kinds for a damaged or encrypted archive
         raise ModelError(f"{path} is damaged ({first_line(error)}). Train a new one with: python train.py") from error
     for part in parts:
+        if "Attention" in str(part.get("class_name")):
+            raise ModelError(f"{path} has a layer {part['class_name']}, which may fill any memory, and is refused.")
         module = part.get("module")
         custom = module is not None and not (module == "builtins" or str(module).split(".")[0] == "keras")
         if custom or part.get("class_name") in ("Lambda", "__lambda__"):

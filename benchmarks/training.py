@@ -23,6 +23,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="the network (default: resnet-equivariant)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, help="faces a step (default: that of train.py)")
+    either = argparse.BooleanOptionalAction
+    parser.add_argument("--mixed-precision", action=either, help="train in bfloat16 (default: as train.py would here)")
     parser.add_argument("--steps", type=int, default=25, help="steps to time in a turn (default: 25)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each (default: 4)")
     return parser.parse_args(argv)
@@ -80,8 +82,8 @@ def main(argv=None) -> int:
     from training.options import TrainingOptions, complete
     from training.schedule import phases
 
-    options = TrainingOptions(arch=args.arch, batch_size=args.batch_size, mixed_precision=prefers_bfloat16())
-    options = complete(options)
+    mixed_precision = prefers_bfloat16() if args.mixed_precision is None else args.mixed_precision
+    options = complete(TrainingOptions(arch=args.arch, batch_size=args.batch_size, mixed_precision=mixed_precision))
     batch_size = options.batch_size
     generator = np.random.default_rng(0)
     count = batch_size * 20

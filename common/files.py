@@ -44,13 +44,23 @@ def written_through(path: Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: Path):
-    """Yield a new, hidden file beside `path`; move it into place on success, remove it on an error."""
+    """Yield a new, hidden file beside `path`; move it into place on success, remove it on an error.
+
+    Where another program keeps the older file from being replaced, as on Windows, the new one stays under another name,
+    and the `PermissionError` says which.
+    """
     path = written_through(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
     temporary.touch(exist_ok=False)  # nobody else's
     try:
         yield temporary
-        move_into_place(temporary, path)
+        try:
+            move_into_place(temporary, path)
+        except PermissionError as error:
+            kept = path.with_name(f"{path.stem} {time.strftime('%H-%M-%S')}{path.suffix}")
+            temporary.replace(kept)
+            reason = f"another program has it open; the new file is {kept.name}"
+            raise PermissionError(error.errno, reason, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

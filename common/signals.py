@@ -9,7 +9,7 @@ import time
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, other systems no SIGBREAK
 STOPS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 FINISH_SECONDS = 2.0  # in which main.py finishes its files, undisturbed
-_received, _held = [], []
+_received, _held, _finishing = [], [], []
 _interrupted_seconds = [-math.inf]
 
 
@@ -36,8 +36,23 @@ def interrupt(number, frame) -> None:
 
 def interrupt_once(number, frame) -> None:
     """Raise `KeyboardInterrupt`, but not again in two seconds: a second Ctrl-C would leave half of a file."""
-    if time.monotonic() > _interrupted_seconds[0] + FINISH_SECONDS:
+    if _finishing:
+        _finishing.append(number)
+    elif time.monotonic() > _interrupted_seconds[0] + FINISH_SECONDS:
         _interrupted_seconds[0] = time.monotonic()
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Let a file be finished before `interrupt_once` raises `KeyboardInterrupt`, however long a slow disk takes."""
+    _finishing.append(None)
+    try:
+        yield
+    finally:
+        stopped = len(_finishing) > 1
+        _finishing.clear()
+    if stopped:
         raise KeyboardInterrupt
 
 

@@ -76,13 +76,15 @@ class EmotionDetector:
     def mirror(self) -> None:
         """Expect the next images to be mirrored: the faces of the last call change sides and keep their ids."""
         self._tracker.mirror()
-        for face in self._faces:
-            face.mirror(self._frame_width)
+        if self._faces is not None:
+            for face in self._faces:
+                face.mirror(self._faces.image.shape[1])
+            self._faces.image = self._faces.image[:, ::-1]
 
     def reset(self) -> None:
         """Forget all faces; ids start at 1 again."""
         self._tracker = Tracker(self._cascade)
-        self._faces, self._frame_width = [], 0  # of the last call
+        self._faces = None  # of the last call
         self._time_seconds = None  # of the last call of `track`
 
     def _find(self, gray: np.ndarray) -> list[Face]:
@@ -99,7 +101,7 @@ class EmotionDetector:
         gray = brighten(to_gray(image))
         faces = find(gray)
         detected = time.perf_counter()
-        found = [face for face in faces if face.seen_seconds == time_seconds]
+        found = [face for face in faces if face.seen_seconds == time_seconds or face.probabilities is None]
         crops = crop_faces(gray, [face.whole_box for face in found], [face.tilt_degrees for face in found])
         for face, crop, row in zip(found, crops, self._classifier.probabilities(crops), strict=True):
             face.smoother = face.smoother or Smoother(self._smoothing_seconds, self._threshold)
@@ -108,5 +110,7 @@ class EmotionDetector:
         end = time.perf_counter()
         self.milliseconds = {"detecting": 1000 * (detected - start), "classifying": 1000 * (end - detected)}
         faces = Faces(map(copy.copy, faces), image)  # the tracker goes on with its own
-        self._faces, self._frame_width = faces[:], image.shape[1]
+        for face in faces:
+            face.probabilities = face.probabilities.copy()  # and the smoother
+        self._faces = faces
         return faces

@@ -10,6 +10,8 @@ from model import UserError
 
 IGNORE_ORIENTATION = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 PAPER = 255  # gray level behind transparent parts of an image
+FILE_BYTES = 2**30  # of an image file, at most
+ROWS = 256  # that are blended at once: floats of a whole image may not fit the memory
 
 
 def load_image(image) -> np.ndarray:
@@ -37,21 +39,33 @@ def is_animation(path) -> bool:
 def read_image(path) -> np.ndarray | None:
     """Return an image file as BGR uint8 (height, width, 3), upright and on white, or None."""
     try:  # `imread` cannot open every path on Windows
+        if Path(path).stat().st_size > FILE_BYTES:
+            return None
         content = np.fromfile(path, np.uint8)
         image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
         if image is None or Path(path).suffix.lower() not in (".png", ".webp", ".avif", ".tif", ".tiff"):
             return image
         alpha, plain = (cv2.imdecode(content, kind) for kind in (cv2.IMREAD_UNCHANGED, IGNORE_ORIENTATION))
-    except (OSError, cv2.error):
+        if alpha.ndim == 3 and alpha.shape[2] == 4:
+            _hide(image, plain, alpha)
+    except (OSError, MemoryError, cv2.error):
         return None
-    if alpha.ndim == 3 and alpha.shape[2] == 4:  # what is hidden stays so
-        for turn in range(8):  # EXIF: OpenCV turns and mirrors only an image without alpha
-            if np.array_equal(plain, image):
-                break
-            plain, alpha = np.rot90(plain), np.rot90(alpha)
-            if turn == 3:
-                plain, alpha = plain[::-1], alpha[::-1]
-        alpha = alpha[..., 3:] / np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
-        image = np.uint8(np.rint(PAPER + alpha * (image - np.float32(PAPER))))
     turn = content[:4096].tobytes().find(b"\0\0\0\x09irot") if Path(path).suffix.lower() == ".avif" else -1
     return image if turn < 0 else np.ascontiguousarray(np.rot90(image, content[turn + 8] & 3))
+
+
+def _hide(image: np.ndarray, plain: np.ndarray, alpha: np.ndarray) -> None:
+    """Put paper behind an image, in place; `plain` is the same as it is stored, `alpha` (h, w, 4) with its alpha.
+
+    OpenCV turns and mirrors an image as its EXIF data say only where it has no alpha.
+    """
+    for turn in range(8):
+        if np.array_equal(plain, image):
+            break
+        plain, alpha = np.rot90(plain), np.rot90(alpha)
+        if turn == 3:
+            plain, alpha = plain[::-1], alpha[::-1]
+    whole = np.float32(np.iinfo(alpha.dtype).max if alpha.dtype != np.float32 else 1)
+    for top in range(0, len(image), ROWS):
+        part = image[top : top + ROWS]
+        part[:] = np.rint(PAPER + alpha[top : top + ROWS, :, 3:] / whole * (part - np.float32(PAPER)))

@@ -55,15 +55,16 @@ class Tracker:
         self._cascade = cascade
         self._ids = itertools.count(1)
         self._shape = None
-        self._now = -math.inf
+        self._now, self._gap = -math.inf, math.inf  # of the last frame, and between the last two
 
     def update(self, gray: np.ndarray, time_seconds: float) -> list[Face]:
         """Return the faces to show in the next frame, uint8 (height, width), by id. Time is that of the source."""
-        if gray.shape != self._shape or time_seconds < self._now:  # another size, or a video that restarts
+        gap = time_seconds - self._now
+        if gray.shape != self._shape or not 0 <= gap <= max(HIDDEN_SECONDS, 3 * self._gap):  # another video, or a pause
             self._forget()
         self._start_seconds = min(self._start_seconds, time_seconds)
-        slow = time_seconds - self._now >= MISSING_SEARCH_SECONDS
-        self._shape, self._now, now = gray.shape, time_seconds, time_seconds
+        slow = gap >= MISSING_SEARCH_SECONDS
+        self._shape, self._gap, self._now, now = gray.shape, gap, time_seconds, time_seconds
         self._follow(gray)
         often = now - self._start_seconds < START_SECONDS or not all(face.in_view for face in self.faces)
         interval = MISSING_SEARCH_SECONDS if often or not self.faces else SEARCH_SECONDS
@@ -126,8 +127,7 @@ class Tracker:
         return carried if now - face.supported_seconds <= CARRY_SECONDS else None
 
     def _is_inside(self, box) -> bool:
-        height, width = self._shape
-        return intersection(box, (0, 0, width, height)) >= INSIDE_SHARE * box[2] * box[3]
+        return intersection(box, (0, 0, *self._shape[::-1])) >= INSIDE_SHARE * box[2] * box[3]
 
     def _is_alone(self, face: Face, box) -> bool:
         """Return whether no other face is where a face is, not even a hidden one."""
@@ -144,13 +144,12 @@ class Tracker:
         if not face.in_view and self._is_hidden(face, face.predict(now).box):
             face.hidden_seconds = now
         keep_seconds = KEEP_SECONDS if self._is_inside(face.predict(now).box) else KEEP_LEFT_SECONDS
-        missing_seconds = now - max(face.seen_seconds, face.hidden_seconds)
-        return missing_seconds > keep_seconds or now - face.seen_seconds > HIDDEN_SECONDS
+        missing = now - max(face.seen_seconds, face.hidden_seconds) > keep_seconds
+        return missing or now - face.seen_seconds > HIDDEN_SECONDS
 
     def _search(self, gray: np.ndarray, turn: float) -> None:
         """Search the whole frame, turned so far, for missing faces and for new ones."""
-        now, new = self._now, []
-        in_view = [face for face in self.faces if face.in_view]
+        now, new, in_view = self._now, [], [face for face in self.faces if face.in_view]
         known = [face.found for face in in_view]
         missing = [face for face in self.faces if not face.in_view]
         for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
@@ -167,11 +166,12 @@ class Tracker:
         pairs = _assign(gray, missing, new, now)
         for place in new:
             face = next((face for face, taken in pairs if taken is place), None)
-            if face is None and is_plausible(place, others):
-                face = Face(next(self._ids), place.box)
-                self.faces.append(face)
             if face:
                 face.start(gray, place, now)
+            elif is_plausible(place, others):
+                face = Face(next(self._ids), place.box)
+                face.start(gray, place, now)
+                self.faces.append(face)
 
 
 def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float) -> list[tuple[Face, Found]]:

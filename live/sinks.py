@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common import signals
 from common.files import atomic_path, why_not_writable, written_through
 from live.sources import DEFAULT_FPS, Closable, Source, SourceError, opencv_path
 from live.statistics import plural
@@ -72,7 +73,7 @@ class Recording(Closable):
         self.fps = round(fps, 3 if fps < 65 else 2) if 1 <= fps <= 240 else DEFAULT_FPS
         self.frames = 0  # written so far
         self.repeats = 1  # frames that the first image after a pause takes
-        self._longest_gap_seconds = LIVE_GAP_SECONDS if live else FILE_GAP_SECONDS
+        self.live = live
         self._writer, self._image, self._codec = None, None, ""
         self._place = self._temporary = None  # what moves the finished file into its place; the file beside it
         self._start_seconds = -math.inf  # of the first frame, moved on by every pause
@@ -94,7 +95,7 @@ class Recording(Closable):
             self.pause()
         self._last_seconds = time_seconds
         gap_seconds = time_seconds - self._start_seconds - self.frames / self.fps
-        if gap_seconds > self._longest_gap_seconds:  # the first frame, or one after a pause
+        if gap_seconds > (LIVE_GAP_SECONDS if self.live else FILE_GAP_SECONDS):  # the first frame, or one after a pause
             self._start_seconds = time_seconds - self.frames / self.fps
         due = round((time_seconds - self._start_seconds) * self.fps)
         before, self._image = self._image, fit(image, self._size)
@@ -133,15 +134,17 @@ class Recording(Closable):
         """Finish the file. Raises `OutputError` if it is not to be kept, or not readable; an older one stays then."""
         if self._writer is None:
             return
-        with self._place:
-            self._writer.release()
-            self._writer = None
-            capture = cv2.VideoCapture(opencv_path(self._temporary))
-            readable = keep and capture.isOpened() and capture.grab()
-            capture.release()
-            if not readable:
-                self.frames = 0
-                raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
+        frames, self.frames = self.frames, 0
+        with signals.undisturbed():
+            with self._place:
+                self._writer.release()
+                self._writer = None
+                capture = cv2.VideoCapture(opencv_path(self._temporary))
+                readable = keep and capture.isOpened() and capture.grab()
+                capture.release()
+                if not readable:
+                    raise OutputError(f"{self.path} could not be finished: it is not readable. Is the disk full?")
+            self.frames = frames
 
     @property
     def summary(self) -> str:
@@ -180,6 +183,8 @@ class Outputs(Closable):
         self._images_saved, self._recordings = 0, []
         if path is None:
             return
+        if not path.name:
+            raise OutputError(f"--output {path} names no file. Give a file or a folder.")
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
         is_folder = path.is_dir() or not (path.suffix or path.exists())
         self._folder = slash or (not known and is_folder)
@@ -204,6 +209,7 @@ class Outputs(Closable):
         if self._recording is None:
             rate = rate if self._images or self._single else DEFAULT_FPS
             self._recording = Recording(self.path, rate, source.live, STILL_SIZE if source.still else None)
+        self._recording.live = source.live
         self._recording.repeats = round(self._recording.fps / source.fps) if source.still else 1
         self._recording.pause()
         return contextlib.nullcontext(self._recording)

@@ -107,7 +107,7 @@ class Results:
             minutes, seconds = divmod(round(max(total - self._frames, 0) / rate), 60)
             bar = ("#" * round(20 * self._frames / total))[:20].ljust(20, "-")
             line = f"[{bar}] {self._frames} of {total} frames, {rate:.0f} a second, {minutes}:{seconds:02} left"
-            print(f"{line:78}", end="\r", file=sys.stderr, flush=True)
+            self._draw_bar(line)
 
     @property
     def summary(self) -> str:
@@ -120,7 +120,7 @@ class Results:
     def end(self) -> None:
         """Print what the source showed, if it is a video."""
         if self._bar:
-            print(" " * 78, end="\r", file=sys.stderr, flush=True)
+            self._draw_bar("")
         if self._frames and not self._source.still:
             self._print(f"{printable(self._source.name)}: {self.summary}")
         self._frames = 0
@@ -128,9 +128,15 @@ class Results:
     def _print(self, line: str) -> None:
         try:
             print(line, flush=True)
-        except BrokenPipeError:  # the reader has gone, as after `| head`
+        except OSError:  # the reader has gone, as after `| head`, or the terminal
             if self.needed:
                 raise
+
+    def _draw_bar(self, line: str) -> None:
+        try:
+            print(f"{line:78}", end="\r", file=sys.stderr, flush=True)
+        except OSError:  # the terminal has gone
+            self._bar = False
 
 
 def plural(count: int, what: str) -> str:

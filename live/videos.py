@@ -142,8 +142,8 @@ def is_cut_off(path: Path) -> bool:
         start = file.read(4096)
         if start.startswith(b"RIFF"):
             return int.from_bytes(start[4:8], "little") + 8 > size
-        if (
-            start.startswith(b"\x1a\x45\xdf\xa3") and (at := start.find(b"\x18\x53\x80\x67") + 4) > 4
+        if start.startswith(b"\x1a\x45\xdf\xa3") and 4 < (at := start.find(b"\x18\x53\x80\x67") + 4) < len(
+            start
         ):  # Matroska's segment
             length = 9 - start[at].bit_length()  # the leading zeros of the first byte count the bytes that follow
             segment = int.from_bytes(start[at : at + length], "big") - (1 << 7 * length)
@@ -153,6 +153,8 @@ def is_cut_off(path: Path) -> bool:
             wide = start[:4] == b"\0\0\0\1"  # the length follows as a larger number
             length = int.from_bytes(start[8:16] if wide else start[:4], "big")
             end += length or size - end  # 0: it goes on to the end of the file
+            if end > size:
+                break
             file.seek(end)
             start = file.read(16)
         return end > size

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 # As many tests run at a time as there are cores, so more threads would only wait for each other.
 for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENCV_FOR_THREADS_NUM"):
@@ -128,6 +129,7 @@ class _ScriptedCapture:
 @pytest.fixture
 def cameras(monkeypatch):
     """Call with scripts to replace cv2.VideoCapture by `ScriptedCameras`."""
+    monkeypatch.setattr("live.cameras.Path", lambda _: SimpleNamespace(exists=lambda: False))  # no /dev/video0
 
     def install(*scripts, **options):
         scripted = ScriptedCameras(*scripts, **options)

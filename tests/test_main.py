@@ -266,6 +266,18 @@ def test_a_progress_bar_is_not_drawn_over_the_lines_of_images(tmp_path, run, dem
     assert (" of 4 frames" in run(tmp_path)[2]) == piped
 
 
+def test_a_terminal_that_has_gone_ends_no_run_whose_results_go_to_files(tmp_path, run, video, monkeypatch):
+    def gone(*args, **options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(statistics, "BAR_FRAMES", 3)
+    monkeypatch.setattr(statistics, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(statistics, "print", gone, raising=False)
+    assert run(video, "--log", tmp_path / "x.csv")[0] == 0
+    assert len(pd.read_csv(tmp_path / "x.csv")) == 30
+
+
 def test_a_closed_stdout_does_not_cut_the_files_short(tmp_path, lite_network, demo):
     for i in range(30):
         cv2.imwrite(str(tmp_path / f"{i:02}.png"), demo[i])
@@ -306,6 +318,21 @@ def test_the_timeline_of_a_long_video_is_thinned_evenly(tmp_path, monkeypatch):
     assert columns[: int(0.94 * len(columns))].all() and not columns[int(0.97 * len(columns)) :].any()
 
 
+def test_the_timeline_shows_the_four_faces_seen_longest(tmp_path):
+    def image(count):
+        drawn = timeline.Timeline(tmp_path / "x.png")
+        for i in range(6):
+            faces = [Face(each + 1, (0, 0, 9, 9), np.full(7, 1 / 7), EMOTIONS[each]) for each in range(count)]
+            drawn.write(Frame(None, i, i), [face for face in faces if face.id + i <= 6 or face.id == 1])
+        return drawn.image()
+
+    assert image(6).shape == image(4).shape != image(3).shape
+    place = timeline.TOP + timeline.CHART + timeline.STRIP - 3  # the strip of labels, below each chart
+    rows = [image(6)[place + i * (timeline.CHART + timeline.STRIP + timeline.GAP)] for i in range(4)]
+    strips = [row[timeline.LEFT + 3] for row in rows]
+    assert [tuple(pixel) for pixel in strips] == [overlay.COLORS[name] for name in EMOTIONS[:4]]
+
+
 def test_the_timeline_of_a_slow_video_has_no_gaps(tmp_path):
     drawn, face = timeline.Timeline(tmp_path / "x.png"), Face(1, (0, 0, 9, 9), np.full(7, 1 / 7), "happy")
     for i in range(40):  # a frame every three seconds, and none of the face for half a minute
@@ -324,9 +351,10 @@ def test_files_of_one_name_are_told_apart_in_the_log(run, tmp_path, demo):
     clips = [tmp_path / folder / "clip.mp4" for folder in ("one", "two")]
     for clip in clips:
         clip.parent.mkdir()
-        write_video(clip, demo[:3])
+        write_video(clip, demo[:1])
     assert run(*clips, "--log", tmp_path / "log.csv")[0] == 0
-    assert pd.read_csv(tmp_path / "log.csv")["file"].unique().tolist() == [str(clip) for clip in clips]
+    table = pd.read_csv(tmp_path / "log.csv")
+    assert table["file"].unique().tolist() == [str(clip) for clip in clips] and set(table["face"]) == {1}
     assert run(clips[0], "--log", tmp_path / "log.csv")[0] == 0
     assert pd.read_csv(tmp_path / "log.csv")["file"].unique().tolist() == ["clip.mp4"]
 

@@ -26,12 +26,18 @@ from model import (
 FACES = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 1), dtype=np.uint8)
 
 
+def save_small(path, **options):
+    """Save an untrained resnet of two narrow blocks, and return its path."""
+    keras.utils.set_random_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model_module.RESNETS, "resnet", ((16, 2), (16, 1), (16, 2)))
+        build_model(**options).save(path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.keras"
-    build_model().save(path)
-    return path
+    return save_small(tmp_path_factory.mktemp("model") / "model.keras")
 
 
 def copy_with(saved, tmp_path, description=None):
@@ -223,7 +229,7 @@ def test_a_value_of_another_kind_anywhere_in_the_configuration_is_refused_or_har
             assert "\n" not in str(error)
 
 
-def test_damage_anywhere_in_a_file_is_refused_or_harmless(network, lite_network, tmp_path):
+def test_damage_anywhere_in_a_file_is_refused_or_harmless(network, tmp_path):
     generator, content = np.random.default_rng(0), network.read_bytes()
     for i in range(40):
         damaged = bytearray(content[: generator.integers(len(content))] if i % 2 else content)
@@ -234,6 +240,20 @@ def test_damage_anywhere_in_a_file_is_refused_or_harmless(network, lite_network,
             load_classifier(tmp_path / "bad.keras")
         except ModelError as error:
             assert "\n" not in str(error)
+
+
+def test_refuses_layers_whose_memory_is_not_seen_in_their_outputs(tmp_path):
+    face = keras.Input((48, 48, 1))
+    x = keras.layers.Reshape((64, 36))(face)
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.MultiHeadAttention(2, 4)(x, x))
+    keras.Model(face, keras.layers.Dense(7, "softmax")(x)).save(tmp_path / "a.keras")
+    refused(tmp_path / "a.keras", "has a layer MultiHeadAttention, which may fill any memory")
+
+
+def test_a_folded_network_computes_in_the_precision_of_the_network():
+    folded = fold_symmetric_kernels(build_model(dtype="mixed_bfloat16"))
+    computed = {layer.compute_dtype for layer in folded.layers if isinstance(layer, keras.layers.Identity)}
+    assert computed == {"bfloat16"}
 
 
 def in_layers(make):
@@ -399,10 +419,7 @@ def test_refuses_a_lite_network_that_crashes(lite_network, tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def two_outputs(tmp_path_factory):
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("model") / "two.keras"
-    build_model(outputs=OUTPUTS).save(path)
-    return path
+    return save_small(tmp_path_factory.mktemp("model") / "two.keras", outputs=OUTPUTS)
 
 
 def test_a_network_with_two_outputs_predicts_what_people_see_by_default(two_outputs):
@@ -415,6 +432,11 @@ def test_a_network_with_two_outputs_predicts_what_people_see_by_default(two_outp
     assert np.array_equal(labels.probabilities(FACES), both[:, 0]) and not np.allclose(both[:, 0], both[:, 1])
     expected = keras.saving.load_model(two_outputs, compile=False).predict(FACES, verbose=0)
     assert np.allclose(np.stack(expected, axis=1), both, atol=1e-5)
+
+
+@pytest.mark.parametrize("told", ['"temperature": 1' + 400 * "0", '"logit_adjustment": {"fear": 1' + 400 * "0" + "}"])
+def test_refuses_a_description_with_a_number_beyond_all_floats(saved, tmp_path, told):
+    refused(copy_with(saved, tmp_path, '{"calibration": {"ferplus": {' + told + "}}}"), "not a description")
 
 
 def test_refuses_labels_that_a_network_does_not_predict(saved, tmp_path):

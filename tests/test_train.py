@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, run_code
+from conftest import REPOSITORY
 from made_data import make_rows, write_csv
 from made_training import (
     ALL_PHASES,
@@ -80,7 +80,8 @@ def test_batch_normalization_ends_with_the_statistics_of_faces_without_augmentat
 
 KILLED = f"""
 import os, sys
-import keras, model, train
+import model, train
+keras = model.import_keras()  # before anything else: the user's settings change nothing
 from common.cli import prepare_streams
 from evaluation import figures
 prepare_streams()
@@ -106,6 +107,8 @@ def assert_same_training(folder, finished):
 
 def test_a_killed_process_loses_the_running_epoch_and_nothing_else(finished, folder):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    (folder / "keras.json").write_text('{"image_data_format": "channels_first", "floatx": "float16"}')
+    environment |= {"KERAS_HOME": str(folder)}
     command = [sys.executable, "-c", KILLED, *ALL_PHASES, "--output", "out.keras"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170)
     assert done.returncode == 9 and "Epoch 7/8" in done.stdout, done.stderr
@@ -301,13 +304,6 @@ def test_a_full_disk_is_explained(folder, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "is full" in err and "Free some space" in err and "nothing is kept" in out
     assert not list(Path("runs").iterdir())
-
-
-def test_keras_settings_of_the_user_change_nothing(tmp_path):
-    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first", "floatx": "float16"}')
-    code = "import model; k = model.import_keras(); m = model.build_model('cnn'); print(m.output_shape, m.dtype)"
-    done = run_code(code, KERAS_HOME=str(tmp_path))
-    assert done.stdout == "(None, 7) float32\n", done.stderr
 
 
 @pytest.mark.skipif("FER2013" not in os.environ, reason="the environment variable FER2013 names no data set")

@@ -25,7 +25,7 @@ from common.cli import printable
 from common.files import atomic_path, lock, move_into_place, sync
 from emotions.faces import load_cascade
 from evaluation import figures
-from model import FER2013, UserError, build_model, check_types, read_json
+from model import FER2013, UserError, build_model, check_types, first_line, read_json
 from training.muon import Muon  # noqa: F401  (Keras must know it to load a backup)
 from training.options import BEST, PLACES, TrainingOptions, command_words, output_problems, shell_command
 from training.schedule import history_columns
@@ -134,6 +134,9 @@ def open_run(args) -> Run:
         raise UserError(f"There is no run {folder}. Give a folder in {RUNS}, or --resume alone for the latest one.")
     try:
         state, options = read_state(folder), TrainingOptions.from_json(read_json(folder / ARGUMENTS))
+        wanted = COUNTERS.keys() if options.schedule == "plateau" else {"best"}
+        if not state["finished"] and state["counters"].keys() != wanted:
+            raise ValueError(f"{STATE} has the counters of another training")
     except KeyError as error:
         raise UserError(f"{folder} was made by another version of train.py. Use that one, or start again.") from error
     except (OSError, TypeError, ValueError) as error:
@@ -259,8 +262,18 @@ def load_backup(run: Run):
         for variable, value in zip(dropout_seeds(model), run.state["dropout_seeds"], strict=True):
             variable.assign(value)
     except Exception as error:  # Keras raises many kinds for a damaged file
-        raise UserError(f"{path} cannot be read, so this run cannot be resumed. Start again.") from error
+        if is_out_of_memory(error):  # the file is whole
+            raise
+        reason = f"{path} cannot be read ({first_line(error)}), so this run cannot be resumed"
+        raise UserError(f"{reason}. Start again, if the file is damaged.") from error
     return model
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error is NumPy's, TensorFlow's, JAX's or PyTorch's for a full memory."""
+    message = f"{type(error).__name__} {error}".lower()
+    signs = ("resource_exhausted", "resourceexhausted", "out of memory", "tried to allocate")
+    return isinstance(error, MemoryError) or any(sign in message for sign in signs)
 
 
 def hand_over(old, new) -> None:

@@ -1,6 +1,7 @@
 """Compile and fit: one call of Keras's `fit` for each phase, the model passed on in memory."""
 
 import contextlib
+import io
 import math
 import shutil
 import sys
@@ -17,7 +18,7 @@ from common.cli import printable
 from common.files import atomic_path
 from model import FER2013, FERPLUS, OUTPUTS, UserError, build_model, keras_classifier, load_classifier
 from training import checkpoints
-from training.batch_norm import fuse_batch_normalization
+from training.batch_norm import fuse_batch_normalization, shorten_memory
 from training.checkpoints import Run
 from training.distillation import distilled, load_teacher, mean_weights, online_teacher, soft_labels
 from training.distribution import Share
@@ -59,7 +60,8 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
     run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
     validation, compiled_for = dataset[data.PUBLIC_TEST], None
     validation_targets(validation, run.outputs)
-    model, weights, teachers = prepare(run)
+    with explained_out_of_memory():
+        model, weights, teachers = prepare(run)
     options = run.options
     keras.utils.set_random_seed(options.seed)
     precision = " in bfloat16" if options.mixed_precision else ""
@@ -83,6 +85,7 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
                 compiled_for = settings
                 with share.scope():
                     previous, model = model, compiled_model(options, phase, run.outputs)
+                    shorten_memory(model, options.epochs * -(-len(training) // options.batch_size))
                     if previous is not None:
                         checkpoints.hand_over(previous, model)
                     elif weights:
@@ -157,8 +160,10 @@ def phase_targets(run: Run, phase: Phase, training: data.Split, validation: data
         else:  # after a resume
             classifier = load_classifier(run.best)
         classifier, _ = calibrate(classifier, training, validation)
-        with atomic_path(path) as temporary:
-            np.save(temporary, soft_labels(classifier, training.faces))
+        kept = io.BytesIO()
+        np.save(kept, soft_labels(classifier, training.faces))
+        with atomic_path(path) as temporary:  # not by NumPy, whose error on a full disk has no number
+            temporary.write_bytes(kept.getvalue())
         checkpoints.remove([path.with_name(f"soft_labels-{phase.round - 1}.npy")])
     return distilled(targets, load_soft_labels(path, (len(training), len(run.outputs), 7)), SOFT_LABEL_WEIGHT)
 
@@ -299,8 +304,9 @@ def explained_out_of_memory():
     try:
         yield
     except Exception as error:
-        message = f"{type(error).__name__} {error}".lower()
-        signs = ("resource_exhausted", "resourceexhausted", "out of memory", "tried to allocate")
-        if not isinstance(error, MemoryError) and not any(sign in message for sign in signs):
+        if not checkpoints.is_out_of_memory(error):
             raise
-        raise OutOfMemory("There is not enough memory. Use a smaller --batch-size or --arch.") from error
+        raise OutOfMemory(
+            "There is not enough memory. Close other programs and resume, or start again with a smaller --batch-size "
+            "or --arch."
+        ) from error

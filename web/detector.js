@@ -62,7 +62,7 @@ export class EmotionDetector {
       }
       this.milliseconds = { detecting: detected - start, classifying: performance.now() - detected };
       return faces.map(({ id, box, tiltDegrees, probabilities, label }) => {
-        return { id, box, tiltDegrees, probabilities, label };
+        return { id, box, tiltDegrees, probabilities: probabilities.slice(), label }; // the smoother goes on with its own
       });
     } finally {
       gray.delete(); // OpenCV's memory is not garbage-collected

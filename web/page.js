@@ -18,7 +18,7 @@ const frameContext = frame.getContext("2d", { willReadFrequently: true });
 const overlay = new Overlay($.canvas, frame, $.stage);
 
 let detector = null;
-let camera = null; // {stream, facing, mirrored, stamps} while the camera is open
+let camera = null; // {stream, facing, mirrored, stamps, sinceSeconds} while the camera is open
 let scene = null; // {faces, status}: what is drawn over the frame
 let csv = null; // {lines, frames, startSeconds} while it is recorded
 let turn = 0; // counts who takes over: a camera or photo that is ready only after the next one is dropped
@@ -160,6 +160,7 @@ async function startCamera(wanted = { facingMode: "user" }) {
   }
 }
 
+const NO_IMAGES = "The camera sends no images. Close other programs that use it, or start it again.";
 const CAMERA_ERRORS = {
   NotAllowedError:
     "Camera access was denied. Allow it in the browser's settings for this page and start it again, or choose a photo.",
@@ -171,7 +172,7 @@ const CAMERA_ERRORS = {
 async function showCamera(stream, facing) {
   const [track] = stream.getVideoTracks();
   const mirrored = track.getSettings().facingMode !== "environment"; // as in a mirror, but not through the back camera
-  const opened = { stream, facing, mirrored, stamps: [] };
+  const opened = { stream, facing, mirrored, stamps: [], sinceSeconds: now() };
   camera = opened;
   track.addEventListener("ended", () => {
     if (camera !== opened) return;
@@ -179,6 +180,9 @@ async function showCamera(stream, facing) {
     show("The camera was disconnected, or is not allowed any more. Connect or allow it, and start it again.", true);
   });
   $.video.srcObject = stream;
+  updateControls();
+  const tell = () => camera === opened && !$.video.videoWidth && show(NO_IMAGES, true);
+  setTimeout(tell, 1000 * SILENT_SECONDS);
   await $.video.play();
   detector.reset();
   keepScreenOn();
@@ -192,6 +196,11 @@ async function showCamera(stream, facing) {
   });
 }
 
+/** Forgets the times of its frames: none is shown during a pause, or while the page is hidden. */
+function restart(opened) {
+  Object.assign(opened, { stamps: [], sinceSeconds: now() });
+}
+
 /** Keeps the screen on while the camera is open; the browser forgets it whenever the page is hidden. */
 function keepScreenOn() {
   if (camera && !document.hidden) camera.screenLock = navigator.wakeLock?.request("screen").catch(() => null);
@@ -203,8 +212,8 @@ async function follow(opened) {
     const isNew = await nextFrame(opened);
     if (camera !== opened || $.video.paused || document.hidden || !$.video.videoWidth) continue;
     if (!isNew) {
-      const silent = now() - (opened.stamps.at(-1) ?? Infinity) > SILENT_SECONDS;
-      if (silent) show("The camera sends no images. Close other programs that use it, or start it again.", true);
+      const silent = now() - (opened.stamps.at(-1) ?? opened.sinceSeconds) > SILENT_SECONDS;
+      if (silent) show(NO_IMAGES, true);
       continue;
     }
     const image = readFrame($.video, $.video.videoWidth, $.video.videoHeight, opened.mirrored);
@@ -338,7 +347,7 @@ async function togglePause() {
   if ($.video.paused) await $.video.play().catch(() => {}); // the camera may close meanwhile
   else $.video.pause();
   if (camera !== paused) return;
-  camera.stamps = [];
+  restart(camera);
   show($.video.paused ? "Paused." : "");
   updateControls();
 }
@@ -395,7 +404,7 @@ function addListeners() {
   $.csv.addEventListener("click", toggleCsv);
   addEventListener("resize", () => scene && draw());
   document.addEventListener("visibilitychange", () => {
-    if (camera) camera.stamps = []; // no frame was shown meanwhile
+    if (camera) restart(camera);
     keepScreenOn();
   });
   addEventListener("beforeunload", (event) => csv?.lines.length && event.preventDefault()); // or the lines are lost

@@ -187,17 +187,19 @@ const apart = ([a, b], [c, d]) => Math.hypot(a - c, b - d);
  */
 export class Tracker {
   constructor(search) {
-    Object.assign(this, { _search: search, _nextId: 1, _cols: 0, _rows: 0, _now: -Infinity });
+    Object.assign(this, { _search: search, _nextId: 1, _cols: 0, _rows: 0, _now: -Infinity, _gap: Infinity });
     this._forget();
   }
 
   /** Returns the faces to show in the next frame, by id. */
   update(gray, timeSeconds) {
     const { cols, rows } = gray;
-    if (cols !== this._cols || rows !== this._rows || timeSeconds < this._now) this._forget();
+    const gap = timeSeconds - this._now;
+    const pause = gap > Math.max(HIDDEN_SECONDS, 3 * this._gap); // meanwhile, others may have taken the places
+    if (cols !== this._cols || rows !== this._rows || gap < 0 || pause) this._forget();
     this._startSeconds = Math.min(this._startSeconds, timeSeconds);
-    const slow = timeSeconds - this._now >= MISSING_SEARCH_SECONDS;
-    Object.assign(this, { _cols: cols, _rows: rows, _now: timeSeconds });
+    const slow = gap >= MISSING_SEARCH_SECONDS;
+    Object.assign(this, { _cols: cols, _rows: rows, _gap: gap, _now: timeSeconds });
     this._follow(gray);
     const often = timeSeconds - this._startSeconds < START_SECONDS || this.faces.some((face) => !face.inView);
     const interval = often || !this.faces.length ? MISSING_SEARCH_SECONDS : SEARCH_SECONDS;

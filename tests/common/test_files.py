@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -45,6 +46,20 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
 def test_a_pipe_and_a_folder_are_no_outputs(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "not a file" in why_not_writable(tmp_path / "pipe") and "not a file" in why_not_writable(tmp_path)
+
+
+def test_a_file_that_another_program_holds_for_a_moment_is_replaced_all_the_same(tmp_path, monkeypatch):
+    replace, failures = Path.replace, iter([PermissionError("held")] * 2)
+
+    def held(path, target):
+        if error := next(failures, None):
+            raise error
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    with atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.json").read_text() == "new" and next(failures, None) is None
 
 
 def test_files_are_replaced_together_or_not_at_all(tmp_path):

@@ -224,6 +224,37 @@ def test_a_time_that_stands_still_or_is_no_number_is_refused(detector, demo):
     assert len(detector.track(demo[0], 0.0)) == 1  # and here another
 
 
+def test_what_is_done_to_a_result_changes_no_later_one(detector, demo):
+    changed, untouched = EmotionDetector(detector._classifier), detector
+    for i in range(4):
+        (face,), (expected,) = changed.track(demo[i], i / 30), untouched.track(demo[i], i / 30)
+        assert np.array_equal(face.probabilities, expected.probabilities)
+        face.probabilities *= 100
+
+
+def test_a_mirrored_result_is_drawn_where_its_face_is(detector, off_centre):
+    faces = detector.track(off_centre, 0.0)
+    before = faces.plot()
+    detector.mirror()
+    after = faces.plot()
+    x, y, width, height = faces[0].box
+    drawn = (after != off_centre[:, ::-1]).any(axis=2)
+    assert drawn[y : y + height, x - 3 : x + width + 3].any() and not drawn[:, : x // 2].any()
+    assert before.shape == after.shape
+
+
+def test_after_an_interruption_every_face_has_probabilities(detector, classifier, demo, monkeypatch):
+    def interrupted(crops):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "probabilities", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            detector.track(demo[0], 0.0)
+    faces = detector.track(np.full_like(demo[0], 90), 0.1)  # the face is not found
+    assert len(faces) == 1 and json.dumps(faces.to_dict()) and faces.plot() is not None
+
+
 def test_results_are_plotted_and_saved_as_json(detector, demo):
     gray = cv2.cvtColor(demo[0], cv2.COLOR_BGR2GRAY)
     for image in (demo[0], gray, gray[..., None], cv2.cvtColor(demo[0], cv2.COLOR_BGR2BGRA)):

@@ -113,6 +113,14 @@ def test_another_resolution_or_a_restarted_video_begins_anew(tracked, face):
     assert ids(tracked.update(at(face, 100, 60, width=320, height=240), 0.0)) == [3]
 
 
+def test_after_a_pause_a_face_has_a_new_id_but_not_in_a_video_with_a_frame_every_ten_seconds(tracked, face):
+    frame = at(face, 200, 80)
+    for seconds, expected in ((5.0, 1), (5.1, 1), (8.0, 1), (20.0, 2), (20.1, 2)):
+        assert ids(tracked.update(frame, seconds)) == [expected], seconds
+    time_lapse = Tracker(tracked._cascade)
+    assert [ids(time_lapse.update(frame, 10.0 * i)) for i in range(4)] == [[1]] * 4
+
+
 def test_many_faces_take_turns_at_least_ten_times_a_second(tracked, face):
     frame = np.tile(cv2.resize(face, (160, 160)), (2, 4))
     assert len(tracked.update(frame, 0.0)) == 8

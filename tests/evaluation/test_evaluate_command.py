@@ -7,7 +7,9 @@ from pathlib import Path
 from made_data import make_rows, write_csv
 
 import train
+from data import load_fer2013
 from evaluation import robustness
+from training import finish
 
 
 def refused(capsys, *options):
@@ -38,6 +40,12 @@ def test_evaluation_refuses_what_it_cannot_score(tmp_path, monkeypatch, network,
     options = ("--data", data, "--evaluate", "--model")
     training = write_csv(tmp_path / "train.csv", make_rows((20, 0, 0)))
     assert "has no PublicTest" in refused(capsys, "--data", training, "--evaluate", "--model", network)
+    own, sha256 = Path(shutil.copy(network, tmp_path / "own.keras")), load_fer2013(training).sha256()
+    own.with_suffix(".json").write_text(json.dumps({"training": {"data_sha256": sha256}}))
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "report", lambda *args, **options: None)
+        assert train.main(["--data", str(training), "--evaluate", "--model", str(own)]) == 0
+    shutil.rmtree("runs")
     assert "no PrivateTest" in refused(capsys, *options, network, "--split", "PrivateTest")
     assert "There is no model" in refused(capsys, *options, tmp_path / "none.keras")
     assert "not a .keras file" in refused(capsys, *options, data)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from matplotlib.figure import Figure
 
 from data import Dataset, Split
 from evaluation import figures, metrics, report, robustness
@@ -102,6 +103,16 @@ def test_report_shows_every_figure_it_made(reported):
     text = (run / "report.md").read_text(encoding="utf-8")
     scores = [report.percent(each["accuracy"], each["accuracy_interval_95"]) for each in (card, card["ferplus"])]
     assert f"single crop** | {scores[0]} | {scores[1]} |" in text
+    people, percent = card["ferplus"], report.percent
+    for rows in zip(card["coverage"], people["coverage"], strict=True):
+        cells = (percent(row[key]) for row in rows for key in ("coverage", "accuracy"))
+        assert f"| {rows[0]['threshold']} | {' | '.join(cells)} |" in text
+    for name, result in card["end_to_end"].items():
+        parts, keys = (result, result["ferplus"]), ("accuracy_found", "accuracy_pre_cropped")
+        cells = (percent(part[key]) for part in parts for key in keys)
+        assert f"| {name} | {percent(result['found'], result['found_interval_95'])} | {' | '.join(cells)} |" in text
+    assert f"in {percent(people['person_with_nine'])} of {people['n_with_nine']} cases" in text.replace("\n", " ")
+    assert f"network's label in {percent(people['network_with_nine'])}." in text
     made = {path.name for path in run.glob("*.png")}
     assert made == {
         *("confusion_matrix.png", "ten_people.png", "reliability.png", "end_to_end.png"),
@@ -115,6 +126,41 @@ def test_report_shows_every_figure_it_made(reported):
     assert "A note on the data." in text
     assert "Best epoch: 2 of 3" in text
     assert pd.read_csv(run / "classification_report.csv")["emotion"].tolist() == list(EMOTIONS) * 2
+
+
+def drawn(monkeypatch, draw, *args):
+    """The axes of a figure that a function of `evaluation.figures` draws."""
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
+    draw(*args, "x.png")
+    return kept[0].axes
+
+
+def test_a_confusion_matrix_has_the_true_emotion_by_row(monkeypatch):
+    matrix = np.diag(np.arange(7)) + np.eye(7, k=1, dtype=int)
+    (axis,) = drawn(monkeypatch, figures.draw_confusion, {"title": matrix}, ("true", "predicted"))
+    places = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axis.texts}
+    assert places[3, 3] == "75%\n3" and places[3, 4] == "25%\n1" and (4, 3) not in places and (0, 0) not in places
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
+
+
+def test_reliability_draws_the_accuracy_of_each_bin(monkeypatch):
+    labels, probabilities = np.zeros(8, int), np.full((8, 7), 0.05)
+    probabilities[:6, 0] = probabilities[6:, 1] = 0.7  # six of eight are right
+    (axis,) = drawn(monkeypatch, figures.draw_reliability, {"title": (labels, probabilities)})
+    (bar,) = (bar for bar in axis.patches if bar.get_height())
+    assert bar.get_height() == 0.75 and bar.get_x() < 0.7 < bar.get_x() + bar.get_width()
+
+
+def test_end_to_end_accuracy_is_told_from_that_of_crops(monkeypatch, reported):
+    end_to_end = reported[1]["end_to_end"]
+    found, *axes = drawn(monkeypatch, figures.draw_end_to_end, end_to_end, report.NAMES)
+    assert [bar.get_width() for bar in found.patches] == [result["found"] for result in end_to_end.values()]
+    parts = list(end_to_end.values()), [result["ferplus"] for result in end_to_end.values()]
+    for axis, results in zip(axes, parts, strict=True):
+        lines = {line.get_label(): [None if np.isnan(x) else x for x in line.get_xdata()] for line in axis.lines}
+        assert lines["end to end"] == [result["accuracy_found"] for result in results]
+        assert lines["pre-cropped"] == [result["accuracy_pre_cropped"] for result in results]
 
 
 def test_report_names_an_accuracy_at_chance(reported):

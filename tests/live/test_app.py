@@ -174,20 +174,20 @@ def test_a_snapshot_that_cannot_be_saved_is_no_reason_to_stop(play, capsys, monk
 # --- pace
 
 
-def test_a_key_does_not_shorten_an_image(play, tmp_path, demo):
+def test_a_key_does_not_shorten_an_image(play, tmp_path):
     (tmp_path / "images").mkdir()
     for i in (0, 1):
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), demo[50 * i])
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), flat(80 * i, 240, 320))
     window, _ = play(tmp_path / "images", ["h", "h"] + [""] * 12 + ["q"])
     first, _, *others = window.shown
     same = [np.array_equal(first, image) for image in others]
     assert same == sorted(same, reverse=True) and 3 < sum(same) < len(same)  # it is shown for a second
 
 
-def test_n_and_b_go_through_the_images_and_each_is_logged_once(play, tmp_path, demo, monkeypatch):
+def test_n_and_b_go_through_the_images_and_each_is_logged_once(play, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for i in range(3):
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), demo[20 * i])
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), flat(80 * i, 240, 320))
     names, messages = [], []
     monkeypatch.setattr(overlay, "draw_status", lambda image, text, faces: names.append(text))
     monkeypatch.setattr(overlay, "draw_message", lambda image, text: messages.append(text))
@@ -303,7 +303,7 @@ def preview(source, keys, detector, load_seconds=0.3, **options):
 
 def test_the_camera_is_shown_while_the_network_loads(detector, cameras):
     cameras(noise(200, 240, 320) * 100, seconds_a_frame=0.005)
-    window, app = preview(0, [""] * 150 + ["q"], detector)
+    window, app = preview(0, [""] * 60 + ["q"], detector)
     loading = [shown[-8:].mean() < 80 for shown in window.shown]  # a dark band with the message
     assert loading[0] and sum(loading) >= 5 and not loading[-1] and app.statistics.frames > 10
     assert len({shown.tobytes() for shown in window.shown[:5]}) == 5  # it moves
@@ -403,3 +403,6 @@ def test_statistics_count_frames_faces_and_milliseconds(detector, demo):
         "reading", "detecting", "classifying",
     ]  # fmt: skip
     assert set(app.statistics.labels) <= {*EMOTIONS, "uncertain"}
+    summary = app.results.summary
+    assert summary.startswith("4 frames, 75% with a face: ")
+    assert sum(map(int, re.findall(r"(\d+)%", summary.partition(": ")[2]))) == 100

@@ -6,6 +6,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -201,6 +202,7 @@ def test_a_folder_gives_its_images_in_order_and_names_the_unreadable(tmp_path, c
         write_image(tmp_path / f"{i}.png", flat(10 * i))
     (tmp_path / "1b.jpg").write_text("no image")
     (tmp_path / "notes.txt").write_text("left alone")
+    write_image(tmp_path / ".a.partial.png", flat(40))  # as a crash may leave
     source = open_source(str(tmp_path))
     assert [(frame.image.max(), frame.name) for frame in source] == [(10, "1.png"), (20, "2.png"), (30, "3.png")]
     assert source.still and not source.live
@@ -272,6 +274,25 @@ def test_what_is_transparent_is_turned_with_the_image(tmp_path, orientation):
     turns = {1: whole, 2: whole[:, ::-1], 3: whole[::-1, ::-1], 4: whole[::-1], 5: np.swapaxes(whole, 0, 1)}
     turns |= {6: np.rot90(whole, -1), 7: np.rot90(whole, 2).swapaxes(0, 1), 8: np.rot90(whole)}
     assert np.array_equal(frame.image, turns[orientation])
+
+
+def test_a_file_that_claims_to_be_huge_is_skipped(tmp_path, capsys):
+    write_image(tmp_path / "a.png", flat(9))
+    with (tmp_path / "b.png").open("wb") as file:
+        file.truncate(2**40)  # it takes no room on the disk
+    assert [frame.name for frame in open_source(tmp_path)] == ["a.png"]
+    assert "b.png is skipped" in capsys.readouterr().err
+
+
+def test_a_large_transparent_image_takes_no_multiple_of_its_memory(tmp_path):
+    image = np.zeros((3000, 1000, 4), np.uint16)
+    image[..., 3] = 40000
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    tracemalloc.start()
+    (frame,) = open_source(tmp_path / "a.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (frame.image == round(255 * (1 - 40000 / 65535))).all() and peak < 20 * 3e6
 
 
 def test_what_is_transparent_is_not_turned_where_every_pixel_has_the_same_color(tmp_path):

@@ -106,17 +106,22 @@ def test_a_real_window_ends_the_program(display, lite_network, image_file, tmp_p
 
 
 def test_an_arrow_key_shows_the_next_image(display, lite_network, demo, tmp_path):
-    """While paused, so that no time is short; each image is known by its height."""
+    """The last one stays, so that no time is short; each image is known by its height."""
     heights, log = {"a.png": 480, "b.png": 400, "c.png": 320}, tmp_path / "x.csv"
     for name, height in heights.items():
         cv2.imwrite(str(tmp_path / name), demo[0][:height])
     process = start(*(tmp_path / name for name in heights), "--log", log, "--model", lite_network, DISPLAY=display)
     wait_until(log.exists)
     [window] = xdotool(display, "search", "--name", "^Emotion Detector$")
+
+    def wait_for(height):
+        wait_until(lambda: f"640x{height}" in xdotool(display, "getwindowgeometry", window))
+
+    wait_for(320)
     xdotool(display, "key", "--window", window, "space")
-    for height in (400, 320):
-        xdotool(display, "key", "--window", window, "Right")
-        wait_until(lambda height=height: f"640x{height}" in xdotool(display, "getwindowgeometry", window))
+    for key, height in (("Left", 400), ("Left", 480), ("Right", 400)):
+        xdotool(display, "key", "--window", window, key)
+        wait_for(height)
     xdotool(display, "key", "--window", window, "q")
     process.communicate(timeout=20)
     assert process.returncode == 0

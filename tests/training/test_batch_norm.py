@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model import build_model
-from training.batch_norm import fuse_batch_normalization, measure_batch_normalization
+from training.batch_norm import fuse_batch_normalization, measure_batch_normalization, shorten_memory
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("small_and_quiet")
@@ -58,6 +58,15 @@ def test_batch_normalization_that_cannot_be_fused_stays_as_it_is(options):
     before = predicted(model, FACES)
     fuse_batch_normalization(model)
     assert np.allclose(predicted(model, FACES), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps, momentum", [(8, 0.5), (144, 0.931), (1000, 0.99), (7616, 0.99)])
+def test_the_first_statistics_are_forgotten_in_a_short_training_too(steps, momentum):
+    network = build_model("cnn")
+    shorten_memory(network, steps)
+    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert [layer.momentum for layer in layers] == pytest.approx([momentum] * len(layers), abs=1e-3)
+    assert steps < 100 or momentum**steps < 1e-4
 
 
 def test_a_small_last_batch_counts_as_much_as_its_faces():

@@ -96,6 +96,22 @@ def test_a_resume_refuses_a_history_that_cannot_be_drawn(run, refused, column, v
     assert "cannot be resumed" in refused("--resume", run)
 
 
+def test_too_little_memory_for_a_backup_is_no_damage(run, refused, monkeypatch):
+    def full(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(keras.saving, "load_model", full)
+    before = contents(run)
+    assert "not enough memory" in refused("--resume", run) and contents(run) == before
+
+
+@pytest.mark.parametrize("counters", [{}, {"best": {"best": 0.5}, "stopping": {"best": 0.5, "wait": 1}}])
+def test_a_resume_refuses_the_counters_of_another_training(run, refused, counters):
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"counters": counters}))
+    assert "counters of another training" in refused("--resume", run)
+
+
 @pytest.mark.parametrize("place", ["../other.keras", "/tmp/other.keras", "best_model.keras"])
 def test_a_resume_takes_no_backup_from_elsewhere(run, refused, place):
     state = json.loads((run / "state.json").read_text())

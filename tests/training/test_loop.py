@@ -122,12 +122,27 @@ def test_the_plain_cnn_trains_in_bfloat16_and_is_saved_in_float32(folder, monkey
     assert description_of(the_run(folder) / "best_model.keras")["training"]["faces"] == 28
 
 
+def test_the_callbacks_of_the_plain_cnn_wait_as_the_docs_say(tmp_path):
+    run = Run(complete(TrainingOptions(arch="cnn", schedule="plateau")), tmp_path)
+    waits = {type(each).__name__: each.patience for each in loop.make_callbacks(run, "") if hasattr(each, "patience")}
+    assert waits == {"EarlyStopping": 10, "ReduceLROnPlateau": 3}
+
+
+def test_soft_labels_and_teachers_have_the_weights_that_the_docs_say():
+    targets, probabilities = np.eye(7, dtype=np.float32)[:1], np.full((1, 1, 7), 1 / 7, np.float32)
+    teacher = SimpleNamespace(all_probabilities=lambda faces: probabilities)
+    (blended,) = distillation.online_teacher([teacher])(np.zeros((1, 48, 48, 1), np.float32), targets, 0)
+    assert blended[0] == pytest.approx(0.5 + 0.5 / 7)
+    (blended,) = distillation.distilled(targets, probabilities, schedule.SOFT_LABEL_WEIGHT)
+    assert blended[0] == pytest.approx(0.4 + 0.6 / 7)
+
+
 def test_when_the_loss_stalls_the_rate_is_halved_and_then_the_training_stops_after_a_resume_too(
     folder, monkeypatch, capsys
 ):
     monkeypatch.setattr(loop, "PATIENCE", 4)
     words = ["--data", "fer2013.csv", "--schedule", "plateau", "--epochs", "20", "--batch-size", "56"]
-    words += ["--learning-rate", "0.1"]  # the loss rises
+    words += ["--learning-rate", "3"]  # the loss rises
     assert train.main(words) == 0
     assert "early stopping" in capsys.readouterr().out
     whole = history_of(the_run(folder))

@@ -74,6 +74,13 @@ def test_the_cosine_schedule_warms_up_and_falls_to_nearly_nothing():
     assert rates_of(1)[0] > 0
 
 
+def test_augmentation_fades_to_half_with_a_teacher_and_to_three_tenths_in_a_round():
+    teacher = complete(TrainingOptions(epochs=9, teacher=("a.keras",)))
+    assert [augmentation_strength(epoch, teacher) for epoch in (0, 8)] == pytest.approx([1, 0.5])
+    rounds = complete(TrainingOptions())
+    assert [augmentation_strength(epoch, rounds) for epoch in (22, 23, 42, 43)] == pytest.approx([1, 1, 0.3, 0])
+
+
 def test_every_round_has_a_cosine_of_its_own():
     options = complete(TrainingOptions(epochs=8, fine_tuning_epochs=1, learning_rate=1.0))
     rates = [learning_rate(epoch, options) for epoch in range(8)]

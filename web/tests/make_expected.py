@@ -64,7 +64,10 @@ def video() -> list[tuple[float, np.ndarray]]:
 
 
 def swaying() -> list[tuple[float, np.ndarray]]:
-    """Return (time in seconds, frame) of two heads, of which one tilts to both sides and the other moves behind it."""
+    """Return (time in seconds, frame) of two heads, of which one tilts to both sides and the other moves behind it.
+
+    After a pause of a minute, one more frame.
+    """
     demo, frames = Demo(), []
     for i in range(SWAYING_FRAMES):
         frame = np.hstack([demo.frame(2 * i).image] * 2)[:, 160:960]
@@ -72,7 +75,7 @@ def swaying() -> list[tuple[float, np.ndarray]]:
         left = round(500 - 490 * abs(np.sin(i / 30)))
         frame[90:390, left : left + 240] = head
         frames.append((i / 15, frame))
-    return frames
+    return [*frames, (frames[-1][0] + 60, frames[0][1])]
 
 
 def described(faces) -> list[dict]:

@@ -202,6 +202,34 @@ test("a camera that freezes is told and not logged, and no lines are lost by a r
   await page.context().close();
 });
 
+test("a front camera is shown as in a mirror, a back camera as it is", async () => {
+  for (const [facing, brightSide] of [["user", "right"], ["environment", "left"]]) {
+    const page = await openPage(browser, site.url, {
+      prepare: (page) => page.addInitScript((facing) => {
+        navigator.mediaDevices.getUserMedia = async () => {
+          const picture = Object.assign(document.createElement("canvas"), { width: 320, height: 240 });
+          const context = picture.getContext("2d");
+          context.fillRect(0, 0, 320, 240); // black
+          context.fillStyle = "white";
+          setInterval(() => context.fillRect(0, 0, 160, 240), 50); // the left half
+          const stream = picture.captureStream(20);
+          stream.getVideoTracks()[0].getSettings = () => ({ facingMode: facing });
+          return stream;
+        };
+      }, facing),
+    });
+    await startCamera(page);
+    const sides = await page.evaluate(() => {
+      const context = canvas.getContext("2d");
+      const level = (x) => context.getImageData(x * canvas.width, canvas.height / 2, 1, 1).data[0];
+      return { left: level(0.2), right: level(0.8) };
+    });
+    const [bright, dark] = brightSide === "left" ? [sides.left, sides.right] : [sides.right, sides.left];
+    assert.ok(bright > 200 && dark < 60, `${facing}: ${JSON.stringify(sides)}`);
+    await page.context().close();
+  }
+});
+
 test("the boxes of a large photo are in pixels of that photo", async () => {
   const page = await openPage(browser, site.url);
   await page.click("#csv");
