@@ -662,7 +662,7 @@ def import_interpreter():
         try:
             import tensorflow as tf
         except ModuleNotFoundError:
-            raise error from None
+            raise (error if isinstance(error, ImportError) else ImportError(first_line(error))) from None
         return tf.lite.Interpreter
     return Interpreter
 

@@ -43,11 +43,11 @@ def written_through(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path):
+def atomic_path(path: Path, keep: bool = False):
     """Yield a new, hidden file beside `path`; move it into place on success, remove it on an error.
 
-    Where another program keeps the older file from being replaced, as on Windows, the new one stays under another name,
-    and the `PermissionError` says which.
+    If the older file cannot be replaced, as on Windows while another program has it open, `keep` leaves the new one
+    under another name, which the `PermissionError` says.
     """
     path = written_through(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
@@ -57,9 +57,11 @@ def atomic_path(path: Path):
         try:
             move_into_place(temporary, path)
         except PermissionError as error:
+            if not keep:
+                raise
             kept = path.with_name(f"{path.stem} {time.strftime('%H-%M-%S')}{path.suffix}")
             temporary.replace(kept)
-            reason = f"another program has it open; the new file is {kept.name}"
+            reason = f"it may be open in another program; the new file is {kept.name}"
             raise PermissionError(error.errno, reason, str(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -52,8 +52,9 @@ def undisturbed():
     finally:
         stopped = len(_finishing) > 1
         _finishing.clear()
-    if stopped:
-        raise KeyboardInterrupt
+        if stopped:
+            _interrupted_seconds[0] = time.monotonic()
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class EmotionDetector:
 
         `time_seconds` must increase from call to call: `ValueError` is raised if it stays the same or is not finite,
         and an earlier one starts anew. Call `reset` before another video. A face keeps its id while it is out of view
-        for at most a second, or for three behind another face.
+        for at most a second, or for three behind another face; after a pause of more than three seconds, ids are new.
         """
         if not math.isfinite(time_seconds) or time_seconds == self._time_seconds:
             raise ValueError(

@@ -103,7 +103,7 @@ class App:
                 break
             self._skip = False
         end_seconds = time.perf_counter() + (END_SECONDS if last and not (self.source.still or self.source.live) else 0)
-        while self.window and not self.quit and (self.paused or time.perf_counter() < end_seconds):
+        while self.window and not self.quit and ((last and self.paused) or time.perf_counter() < end_seconds):
             self._show(0.05, f"The end: {self.results.summary}")
 
     def _read(self) -> Frame | None:
@@ -201,9 +201,9 @@ def run(args: argparse.Namespace) -> None:
     finally:
         app.results.end()
         if app.statistics.frames > (app.statistics.images == 1):
-            print(app.statistics, flush=True)  # a full disk is an error here and not only at exit
+            app.results.print(app.statistics)  # a full disk is an error here and not only at exit
         if summaries := [sink.summary for sink in sinks if sink.summary]:
-            print(printable(f"Saved {', '.join(summaries)}"), flush=True)
+            app.results.print(printable(f"Saved {', '.join(summaries)}"))
 
 
 def _run_all(app: App, entries: list, outputs: Outputs, loader: Loader, mirror: bool | None) -> None:

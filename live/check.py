@@ -3,6 +3,7 @@
 Each test returns a line, or raises an error that explains what to do.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -26,21 +27,22 @@ ENOUGH_FACES = 5  # of the demo's 7; emotions in the alphabet's order give 4
 
 def check(cascade: Path, model: Path | None) -> bool:
     """Print a line for everything that main.py needs; return whether all of it works, with or without a camera."""
-    all_ok = True
+    all_ok, path = True, functools.cache(lambda: model or shipped_model())  # a warning in it is printed once
     for name, test in [
         ("Python", _python),
-        ("packages", lambda: _packages(model or shipped_model())),
+        ("packages", lambda: _packages(path())),
         ("window", _window),
         ("cascade", lambda: _cascade(cascade)),
         ("cameras", _cameras),
-        ("model", lambda: _model(model or shipped_model())),
+        ("model", lambda: _model(path())),
     ]:
         try:
             print(f"ok    {name:9} {printable(test())}", flush=True)
         except Exception as error:  # whatever it is, the next test is still useful
             needed = name != "cameras"
             all_ok = all_ok and not needed
-            reason = explain_import_error(error) if isinstance(error, ImportError) else str(error).strip()
+            missing = isinstance(error, ImportError)
+            reason = explain_import_error(error, live=path().suffix == ".tflite") if missing else str(error).strip()
             print(f"{'FAIL' if needed else 'none'}  {name:9} {printable(reason or repr(error))}", flush=True)
     print("All checks passed." if all_ok else "Fix the lines marked FAIL, then run this again.")
     return all_ok

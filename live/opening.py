@@ -85,9 +85,7 @@ def _expand_matches(matches: list[str]) -> list:
     entries, errors = [], []
     for match in matches:
         try:
-            entries += _expand(
-                f".{os.sep}{match}" if Path(match).name == match else match
-            )  # a file named 0 is no camera
+            entries += _expand(f".{os.sep}{match}" if match == Path(match).name else match)  # no camera 0
         except SourceError as error:
             errors.append(error)
     if not entries:

@@ -116,7 +116,7 @@ class Recording(Closable):
 
     def _open(self):
         with contextlib.ExitStack() as place:
-            self._temporary = place.enter_context(atomic_path(self.path))
+            self._temporary = place.enter_context(atomic_path(self.path, keep=True))
             for codec in CODECS[self.path.suffix.lower()]:
                 # FFmpeg comes with the wheels; Windows' own writer takes any codec for H.264.
                 target = opencv_path(self._temporary), cv2.CAP_FFMPEG
@@ -177,14 +177,14 @@ class Outputs(Closable):
 
     def __init__(self, path: Path | str | None, files: list[Path], images: bool, single: bool):
         slash = str(path).endswith(("/", os.sep))  # which a Path would drop
+        if str(path) == "":
+            raise OutputError("--output is empty. Give a file or a folder.")
         path = self.path = None if path is None else Path(path)
         self._images, self._single = images, single
         self._written, self._recording = set(), None  # the paths that are taken, without case: not all disks know it
         self._images_saved, self._recordings = 0, []
         if path is None:
             return
-        if not path.name:
-            raise OutputError(f"--output {path} names no file. Give a file or a folder.")
         known = path.suffix.lower() in (*IMAGE_FORMATS, *CODECS)
         is_folder = path.is_dir() or not (path.suffix or path.exists())
         self._folder = slash or (not known and is_folder)

@@ -1,6 +1,7 @@
 """What main.py prints, and the frame rate that it shows."""
 
 import contextlib
+import errno
 import sys
 import time
 from collections import Counter, deque
@@ -17,6 +18,7 @@ NO_FACE = "no face"  # of an image without one
 BAR_FRAMES = 100  # from which number of frames on there is a progress bar,
 BAR_SECONDS = 0.2  # and how often it is drawn
 RATE_FRAMES = 31  # the last ones, for the frame rate
+GONE = (errno.EPIPE, errno.EIO, errno.EINVAL)  # of a pipe whose reader has ended, a terminal; a pipe on Windows
 
 
 class Statistics:
@@ -99,7 +101,7 @@ class Results:
             shares = ("" if face.label == UNCERTAIN else f" {max(face.probabilities):.0%}" for face in faces)
             labels = ", ".join(face.label + share for face, share in zip(faces, shares, strict=True))
             result = f"{plural(len(faces), 'face')}: {labels}" if faces else NO_FACE
-            self._print(f"{printable(frame.name)}: {result}")
+            self.print(f"{printable(frame.name)}: {result}")
         total, now = self._source.frame_count, time.monotonic()
         shows_progress = frame.still and self._lines  # which would be printed over the bar
         if self._bar and not shows_progress and total >= BAR_FRAMES and now > self._drawn_seconds + BAR_SECONDS:
@@ -122,14 +124,15 @@ class Results:
         if self._bar:
             self._draw_bar("")
         if self._frames and not self._source.still:
-            self._print(f"{printable(self._source.name)}: {self.summary}")
+            self.print(f"{printable(self._source.name)}: {self.summary}")
         self._frames = 0
 
-    def _print(self, line: str) -> None:
+    def print(self, text) -> None:
+        """Print on stdout; where results are elsewhere, too, a reader that has gone, as after `| head`, is no error."""
         try:
-            print(line, flush=True)
-        except OSError:  # the reader has gone, as after `| head`, or the terminal
-            if self.needed:
+            print(text, flush=True)
+        except OSError as error:
+            if self.needed or error.errno not in GONE:
                 raise
 
     def _draw_bar(self, line: str) -> None:

@@ -142,9 +142,8 @@ def is_cut_off(path: Path) -> bool:
         start = file.read(4096)
         if start.startswith(b"RIFF"):
             return int.from_bytes(start[4:8], "little") + 8 > size
-        if start.startswith(b"\x1a\x45\xdf\xa3") and 4 < (at := start.find(b"\x18\x53\x80\x67") + 4) < len(
-            start
-        ):  # Matroska's segment
+        at = start.find(b"\x18\x53\x80\x67") + 4  # Matroska's segment
+        if start.startswith(b"\x1a\x45\xdf\xa3") and 4 < at < len(start):
             length = 9 - start[at].bit_length()  # the leading zeros of the first byte count the bytes that follow
             segment = int.from_bytes(start[at : at + length], "big") - (1 << 7 * length)
             return at + length + segment > size and segment != (1 << 7 * length) - 1  # all ones: unknown

@@ -503,6 +503,11 @@ def test_an_ascii_stdout_gets_every_character(tmp_path):
             "ImportError('DLL load failed')",
             "DLL load failed. A package is installed but does not load",
         ),
+        (
+            "ai_edge_litert",
+            "ValueError('of another NumPy')",
+            "of another NumPy. A package is installed but does not load",
+        ),
     ],
 )
 def test_a_package_that_is_broken_in_any_way_is_one_sentence(tmp_path, network, lite_network, package, error, message):

@@ -38,7 +38,8 @@ def _fused_call(layer, inputs, training=None, mask=None):
 def shorten_memory(model, steps: int) -> None:
     """Let the moving statistics of batch normalisation forget the initial ones early in a training of so few steps.
 
-    With Keras's momentum of 0.99, a training of 144 steps would end with a quarter of them, and be validated with more.
+    With Keras's momentum of 0.99, a training of 144 steps would still hold a quarter of them at its end, and more at
+    every validation before.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -14,7 +14,6 @@ from model import (
     UserError,
     build_model,
     is_equivariant,
-    keras_classifier,
     load_classifier,
 )
 
@@ -31,7 +30,6 @@ def load_unadjusted(path: Path) -> Classifier:
     if FERPLUS in classifier.outputs and (raised := calibration.get("logit_adjustment")):
         lowered = {emotion: -amount / calibration.get("temperature", 1) for emotion, amount in raised.items()}
         raise_logits(classifier.model, lowered, FERPLUS)
-        classifier = keras_classifier(classifier.model, classifier.description)
     return classifier
 
 

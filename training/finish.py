@@ -137,7 +137,7 @@ def put_in_place(run: Run, training_faces: int) -> str:
     model_option = () if output.resolve() == BEST_MODEL else ("--model", output)
     text = f"{printable(output)} is new. On PublicTest: {accuracy_of(output)}.\n"
     if run.state.get("replaced"):
-        text += f"It replaces a model with {accuracy_of(previous)}, kept as {printable(previous)}.\n"
+        text += f"It replaces a model with {accuracy_of(previous)}, kept as {printable(previous.with_suffix('.*'))}.\n"
         text += f"Undo with:   {undo_command(previous, output)}\n"
     return f"{text}Try it with: {shell_command('main.py', *model_option)}"
 

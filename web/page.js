@@ -180,10 +180,12 @@ async function showCamera(stream, facing) {
     show("The camera was disconnected, or is not allowed any more. Connect or allow it, and start it again.", true);
   });
   $.video.srcObject = stream;
+  const playing = $.video.play();
   updateControls();
+  $.pause.disabled = true; // or its click would end `playing`
   const tell = () => camera === opened && !$.video.videoWidth && show(NO_IMAGES, true);
   setTimeout(tell, 1000 * SILENT_SECONDS);
-  await $.video.play();
+  await playing;
   detector.reset();
   keepScreenOn();
   const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");

@@ -215,6 +215,9 @@ def test_a_pause_holds_the_end(detector, demo, monkeypatch):
     app = App(FrameList(frames), window=ScriptedWindow(["", "", " ", *[""] * 10, "q"]))
     app.run(detector)
     assert app.paused and app.quit  # by the last key, half a second later
+    app = App(FrameList(frames), window=ScriptedWindow(["", " ", "", "n"]))
+    app.run(detector, last=False)
+    assert app.paused and not app.quit  # the next video comes
 
 
 def test_paused_is_seen_after_a_snapshot(play, monkeypatch, tmp_path):

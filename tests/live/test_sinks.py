@@ -317,6 +317,7 @@ def test_ctrl_c_does_not_stop_a_recording_from_being_finished(tmp_path, monkeypa
     monkeypatch.setattr(files, "sync", slow_disk)
     with pytest.raises(KeyboardInterrupt):
         recording.close()
+    signal.raise_signal(signal.SIGINT)  # at once: other files are being finished
     assert len(read_video(tmp_path / "a.webm")[0]) == 9 and "a.webm" in recording.summary
     assert [path.name for path in tmp_path.iterdir()] == ["a.webm"]
 
@@ -335,16 +336,20 @@ def test_a_recording_that_may_not_replace_an_older_one_stays_beside_it(tmp_path,
 
     monkeypatch.setattr(Path, "replace", held)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with pytest.raises(PermissionError, match=r"another program has it open; the new file is a .*\.webm"):
+    with pytest.raises(PermissionError, match=r"may be open in another program; the new file is a .*\.webm"):
         recording.close()
     assert recording.summary == "" and (tmp_path / "a.webm").read_text() == "open in a player"
     (kept,) = (path for path in tmp_path.iterdir() if path.name != "a.webm")
     assert len(read_video(kept)[0]) == 9
 
 
-def test_an_empty_output_is_no_folder():
-    with pytest.raises(OutputError, match="names no file"):
+def test_an_empty_output_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="--output is empty"):
         Outputs("", [], images=True, single=False)
+    with Outputs(".", [], images=True, single=False) as outputs:
+        outputs.open(Images([], "a.png")).write(noise(1)[0], 0.0, "a.png")
+    assert (tmp_path / "a.png").exists()
 
 
 def test_the_gaps_of_a_file_are_kept_after_a_camera_in_the_same_recording(tmp_path):

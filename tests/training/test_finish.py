@@ -74,8 +74,9 @@ def test_a_model_of_fer_2013_replaces_the_best_one_and_one_command_undoes_it(run
 
 def test_an_export_without_its_model_is_kept_too(run):
     Path("mine.tflite").write_text("precious")
-    finish.put_in_place(replace(run, options=TrainingOptions(output=Path("mine.keras"))), 90)
+    outcome = finish.put_in_place(replace(run, options=TrainingOptions(output=Path("mine.keras"))), 90)
     assert content("mine.previous.tflite", "mine.tflite") == ["precious", None]
+    assert "kept as mine.previous.*" in outcome
 
 
 def test_an_export_of_the_replaced_model_does_not_stay_beside_the_new_one(run):
