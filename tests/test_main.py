@@ -606,6 +606,22 @@ def test_files_are_complete_after_a_signal(tmp_path, lite_network, long_video, n
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_closed_terminal_does_not_end_what_nohup_started(tmp_path, lite_network, long_video):
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(long_video, "--no-window", "--log", tmp_path / "x.csv", "--model", lite_network)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    end = time.monotonic() + 30
+    while not (tmp_path / "x.csv").exists():
+        assert time.monotonic() < end, "it logs nothing"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("after_seconds", [0.2, 1.2])
 def test_ctrl_c_while_the_network_loads(tmp_path, network, after_seconds):
     """It ends at once, also while another thread imports TensorFlow."""
