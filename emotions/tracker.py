@@ -99,7 +99,7 @@ class Tracker:
             if face in due or face.id in places:
                 place = self._examine(gray, face, places.get(face.id))
                 face.searched_seconds = now
-                if place and self._is_inside(place.box):
+                if place and _is_inside(place.box, self._shape):
                     face.move(gray, place, now, self._is_alone(face, place.box))
 
     def _examine(self, gray: np.ndarray, face: Face, place: Found | None) -> Found | None:
@@ -126,9 +126,6 @@ class Tracker:
                     return verified
         return carried if now - face.supported_seconds <= CARRY_SECONDS else None
 
-    def _is_inside(self, box) -> bool:
-        return intersection(box, (0, 0, *self._shape[::-1])) >= INSIDE_SHARE * box[2] * box[3]
-
     def _is_alone(self, face: Face, box) -> bool:
         """Return whether no other face is where a face is, not even a hidden one."""
         others = [other.predict(self._now).box for other in self.faces if other is not face]
@@ -143,13 +140,14 @@ class Tracker:
         now = self._now
         if not face.in_view and self._is_hidden(face, face.predict(now).box):
             face.hidden_seconds = now
-        keep_seconds = KEEP_SECONDS if self._is_inside(face.predict(now).box) else KEEP_LEFT_SECONDS
-        missing = now - max(face.seen_seconds, face.hidden_seconds) > keep_seconds
-        return missing or now - face.seen_seconds > HIDDEN_SECONDS
+        keep_seconds = KEEP_SECONDS if _is_inside(face.predict(now).box, self._shape) else KEEP_LEFT_SECONDS
+        missing_seconds = now - max(face.seen_seconds, face.hidden_seconds)
+        return missing_seconds > keep_seconds or now - face.seen_seconds > HIDDEN_SECONDS
 
     def _search(self, gray: np.ndarray, turn: float) -> None:
         """Search the whole frame, turned so far, for missing faces and for new ones."""
-        now, new, in_view = self._now, [], [face for face in self.faces if face.in_view]
+        now, new = self._now, []
+        in_view = [face for face in self.faces if face.in_view]
         known = [face.found for face in in_view]
         missing = [face for face in self.faces if not face.in_view]
         for candidate in search_frame(self._cascade, gray, TURNED_SIDE if turn else SEARCH_SIDE, 1.2, 2, turn):
@@ -172,6 +170,12 @@ class Tracker:
                 face = Face(next(self._ids), place.box)
                 face.start(gray, place, now)
                 self.faces.append(face)
+
+
+def _is_inside(box, shape: tuple[int, int]) -> bool:
+    """Return whether enough of a box lies inside a frame (height, width)."""
+    height, width = shape
+    return intersection(box, (0, 0, width, height)) >= INSIDE_SHARE * box[2] * box[3]
 
 
 def _assign(gray: np.ndarray, faces: list[Face], found: list[Found], now: float) -> list[tuple[Face, Found]]:

@@ -2,7 +2,6 @@
 
 import glob
 import itertools
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -67,17 +66,8 @@ def _expand(text: str) -> list:
     if text == "demo" or is_camera(text) or "://" in text:
         return [utf8(text)]
     path = Path(text)
-    if path.is_dir():
-        return _files_of(path)
-    if path.exists():
-        if path.suffix.lower() in HEIC_SUFFIXES:
-            raise SourceError(f"{path}: {HEIC_FIX}")
-        if not path.is_file():  # a pipe would be waited for
-            raise SourceError(f"{path} is a pipe or a device. Give a file, or a camera's number.")
-        return [path]
-    if matches := sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (of an absolute pattern, too)
-        return _expand_matches(matches)
-    raise SourceError(f"There is no file {path}. {KINDS}")
+    matches = [] if path.exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (of an absolute one, too)
+    return _expand_matches(matches) if matches else _files_at(path)
 
 
 def _expand_matches(matches: list[str]) -> list:
@@ -85,7 +75,7 @@ def _expand_matches(matches: list[str]) -> list:
     entries, errors = [], []
     for match in matches:
         try:
-            entries += _expand(f".{os.sep}{match}" if match == Path(match).name else match)  # no camera 0
+            entries += _files_at(Path(match))
         except SourceError as error:
             errors.append(error)
     if not entries:
@@ -93,6 +83,19 @@ def _expand_matches(matches: list[str]) -> list:
     for error in errors:
         warn(error)
     return list(dict.fromkeys(entries))
+
+
+def _files_at(path: Path) -> list[Path]:
+    """Return a file, or the images and videos of a folder."""
+    if path.is_dir():
+        return _files_of(path)
+    if not path.exists():
+        raise SourceError(f"There is no file {path}. {KINDS}")
+    if path.suffix.lower() in HEIC_SUFFIXES:
+        raise SourceError(f"{path}: {HEIC_FIX}")
+    if not path.is_file():  # a pipe would be waited for
+        raise SourceError(f"{path} is a pipe or a device. Give a file, or a camera's number.")
+    return [path]
 
 
 def _files_of(folder: Path) -> list[Path]:

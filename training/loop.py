@@ -59,7 +59,7 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
         return
     run.outputs = OUTPUTS if training.votes is not None else (FER2013,)
     validation, compiled_for = dataset[data.PUBLIC_TEST], None
-    validation_targets(validation, run.outputs)
+    validated = validation.faces, data.by_output(validation_targets(validation, run.outputs))
     with explained_out_of_memory():
         model, weights, teachers = prepare(run)
     options = run.options
@@ -93,7 +93,7 @@ def fit(run: Run, training: data.Split, dataset: data.Dataset, share: Share) -> 
             if run.state and run.epochs == phase.first and not phase.self_distillation:
                 # Accuracies on small images do not compare; and the best fine-tuning epoch is to be kept.
                 run.state["counters"] = {"best": {"best": None}}
-            fit_phase(run, phase, model, (training, targets), validation, share, callbacks, teachers)
+            fit_phase(run, phase, model, (training, targets), validated, share, callbacks, teachers)
 
 
 def prepare(run: Run) -> tuple:
@@ -198,10 +198,12 @@ def compiled_model(options, phase: Phase, outputs: tuple = (FER2013,)):
     return model
 
 
-def fit_phase(run: Run, phase: Phase, model, learned: tuple, validation, share: Share, callbacks, teachers) -> None:
-    """Train a model from the run's last finished epoch to a phase's end; `learned` are faces and their targets."""
+def fit_phase(
+    run: Run, phase: Phase, model, learned: tuple, validated: tuple, share: Share, callbacks, teachers
+) -> None:
+    """Train a model from the run's last finished epoch to a phase's end, on faces and their targets."""
     (training, targets), settings, first_epoch = learned, batch_settings(run.options, phase, teachers), run.epochs
-    faces = data.resize_faces(validation.faces, phase.image_size)
+    faces, known = validated
     with signals.held_back() as stop_if_asked:
         ctrl_c = keras.callbacks.LambdaCallback(on_train_batch_end=stop_if_asked, on_epoch_end=stop_if_asked)
         model.fit(
@@ -209,7 +211,7 @@ def fit_phase(run: Run, phase: Phase, model, learned: tuple, validation, share: 
             steps_per_epoch=-(-len(training) // settings.batch_size),
             epochs=phase.end,
             initial_epoch=first_epoch,
-            validation_data=share.of(faces, data.by_output(validation_targets(validation, run.outputs))),
+            validation_data=share.of(data.resize_faces(faces, phase.image_size), known),
             validation_batch_size=-(-256 // share.devices) * share.devices // share.processes,
             callbacks=[*callbacks, ctrl_c],
             shuffle=False,  # make_batches has done it

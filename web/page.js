@@ -172,7 +172,8 @@ const CAMERA_ERRORS = {
 async function showCamera(stream, facing) {
   const [track] = stream.getVideoTracks();
   const mirrored = track.getSettings().facingMode !== "environment"; // as in a mirror, but not through the back camera
-  const opened = { stream, facing, mirrored, stamps: [], sinceSeconds: now() };
+  const opened = { stream, facing, mirrored };
+  restart(opened);
   camera = opened;
   track.addEventListener("ended", () => {
     if (camera !== opened) return;

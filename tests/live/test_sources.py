@@ -243,6 +243,14 @@ def test_a_pattern_takes_a_file_for_a_file_whatever_its_name(tmp_path, monkeypat
     assert find_sources(["*"]) == [Path("0"), Path("demo")] and find_sources(["0", "demo"]) == ["0", "demo"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_nowhere_is_no_file(tmp_path):
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "gone.mp4")
+    for source in ("a.mp4", "*.mp4"):
+        with pytest.raises(SourceError, match=r"There is no file .*a\.mp4"):
+            find_sources([tmp_path / source])
+
+
 def test_refuses_unusable_images(tmp_path):
     with pytest.raises(SourceError, match="contains no images"):
         open_source(str(tmp_path))
